@@ -1,0 +1,276 @@
+"""Configuration: everything wrong with it at once, and the only place that builds objects from it.
+
+This file must not import torch: `--help` and `--cfg job` come here.
+"""
+
+import functools
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
+
+from thaw.errors import UserError, did_you_mean
+from thaw.run import assert_writable
+from thaw.schema import check_value, signature
+
+CONF = Path(__file__).parents[2] / "conf"
+
+# All that a configuration may build. No `torch.*`: `torch.load` lives there.
+EXECUTION_WHITELIST = [
+    "thaw.*",
+    "lightning.Trainer",
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.LearningRateMonitor",
+    "lightning.pytorch.callbacks.EMAWeightAveraging",
+    "lightning.pytorch.callbacks.StochasticWeightAveraging",
+    "lightning.pytorch.loggers.TensorBoardLogger",
+]
+
+# The settings that belong to no target.
+TOP_LEVEL: Mapping[str, Any] = {
+    "seed": Annotated[int, Field(ge=0, lt=2**32)],
+    "monitor": str,
+    "resume": Literal["never", "auto", "must"],
+    "run.dir": str | None,
+    "checkpoint.every_n_steps": Annotated[int, Field(ge=1)] | None,
+}
+
+
+def build(node: DictConfig, **given: Any) -> Any:
+    """Call the node's `_target_` with its keys as keyword arguments, and with objects that only code can give."""
+    return builder(node)(**given)
+
+
+def builder(node: DictConfig) -> functools.partial:
+    """The node's target with its keys bound, to be called later."""
+    bound = instantiate(node, _partial_=True, _convert_="all", _execution_whitelist_=EXECUTION_WHITELIST)
+    # Hydra's own partial would add lines of its own to every error.
+    return functools.partial(bound.func, *bound.args, **bound.keywords)
+
+
+def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
+    """Build every node that has a target, with those of the given arguments that it asks for and leaves open."""
+    chosen = [node for node in nodes.values() if "_target_" in node]
+    return [build(node, **{name: value for name, value in given.items() if _leaves_open(node, name)}) for node in chosen]
+
+
+def _leaves_open(node: DictConfig, name: str) -> bool:
+    return name in signature(_target(node._target_)) and node.get(name) is None
+
+
+def monitor_direction(monitor: str, task: Any) -> Literal["min", "max"]:
+    """Which way the monitored metric gets better.
+
+    Raises:
+        UserError: the task has no such metric.
+    """
+    known = [f"{split}/{name}" for split in ("val", "train") for name in task.names]
+    if monitor not in known:
+        raise UserError(f"monitor must be a metric of this task; got '{monitor}'. {did_you_mean(monitor, known)}")
+    return task.direction(monitor)
+
+
+def write(cfg: DictConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML."""
+    path.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain containers, fit for a checkpoint."""
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def preflight(cfg: DictConfig) -> Any:
+    """Check everything that can be checked before a network is built, and return the data module.
+
+    Raises:
+        UserError: all problems at once.
+    """
+    problems = validate(cfg)
+    data = None
+    try:
+        assert_writable(cfg.run.dir)
+    except UserError as error:
+        problems += error.problems
+    if not any(problem.startswith("data.") for problem in problems):
+        try:
+            data = build(cfg.data, seed=cfg.seed)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return data
+
+
+def validate(cfg: DictConfig) -> list[str]:
+    """Bind every node to its target's signature and check its values; return every problem in words."""
+    problems = []
+    for key, annotation in TOP_LEVEL.items():
+        problems += check_value(key, OmegaConf.select(cfg, key), annotation)
+    for key, node in _nodes(cfg):
+        try:
+            parameters = signature(_target(node._target_))
+        except (ValueError, ImportError, AttributeError) as error:
+            problems.append(f"{key}._target_ must be a target that Thaw may build; got '{node._target_}' ({error}).")
+            continue
+        for name in node:
+            path = f"{key}.{name}"
+            if str(name).startswith("_"):
+                continue
+            if name not in parameters:
+                problems.append(f"{path} is no setting of {node._target_}. {did_you_mean(str(name), _settable(parameters))}")
+            elif OmegaConf.is_missing(node, name):
+                problems.append(f"{path} must be given. Write {path}=…")
+            else:
+                value = node[name]
+                value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+                if not (isinstance(value, dict) and "_target_" in value):
+                    problems += check_value(path, value, parameters[name].annotation, parameters[name].default)
+    return problems
+
+
+def _settable(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    # What has no default is an object that only code can give.
+    return [name for name, parameter in parameters.items() if parameter.default is not inspect.Parameter.empty]
+
+
+def _nodes(node: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    if "_target_" in node:
+        yield path, node
+    for name in node:
+        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+            yield from _nodes(node[name], f"{path}.{name}" if path else str(name))
+
+
+def _target(path: str) -> Any:
+    allowed = any(path == entry or (entry.endswith(".*") and path.startswith(entry[:-1])) for entry in EXECUTION_WHITELIST)
+    if not allowed:
+        raise ValueError("it is not in EXECUTION_WHITELIST of src/thaw/config.py")
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def main(task: Callable[[], Any]) -> None:
+    """Run a Hydra application and end the process by the exit codes of the README: 0, 1, 2, 130 or 143."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors over instead of printing them
+    try:
+        task()
+    except UserError as error:
+        _fail(error.problems)
+    except (HydraException, OmegaConfBaseException) as error:
+        overrides = get_args_parser().parse_intermixed_args().overrides
+        _fail(diagnose(overrides, CONF, error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def reports_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Let a single run end by its own exit code; in a multirun Hydra must see the error to go on with the next job."""
+
+    @functools.wraps(task)
+    def reported(cfg: DictConfig) -> Any:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return task(cfg)
+        try:
+            return task(cfg)
+        except UserError as error:
+            _fail(error.problems)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+    return reported
+
+
+def _fail(problems: Sequence[str]) -> None:
+    print(*(f"error: {problem}" for problem in problems), sep="\n", file=sys.stderr)
+    sys.exit(2)
+
+
+def diagnose(overrides: Sequence[str], folder: Path, error: Exception) -> list[str]:
+    """Say what is wrong with each override that Hydra refuses, and what else is wrong with the rest."""
+    GlobalHydra.instance().clear()
+    problems: list[str] = []
+    with initialize_config_dir(str(folder)):
+        cfg = compose("config")
+        known = _keys(cfg)
+        good: list[str] = []
+        groups = {path.relative_to(folder).as_posix() for path in folder.iterdir() if path.is_dir()}
+        # Choices of a group first: they decide which other keys there are.
+        for override in sorted(overrides, key=lambda text: _key(text) not in groups):
+            singles = _alternatives(override)
+            for single in singles:
+                try:
+                    cfg = compose("config", overrides=[*good, single])
+                    known |= _keys(cfg)
+                except (HydraException, OmegaConfBaseException) as refused:
+                    problems.append(_explain(single, known, cfg, folder, refused))
+                    break
+            else:
+                good.append(singles[0])
+        problems += validate(compose("config", overrides=good))
+    return problems or [str(error).splitlines()[0]]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def _alternatives(override: str) -> list[str]:
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return [override]
+    if not parsed.is_sweep_override():
+        return [override]
+    return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+
+
+def _explain(override: str, known: set[str], cfg: DictConfig, folder: Path, error: Exception) -> str:
+    key, equals, value = override.partition("=")
+    key = key.lstrip("+~")
+    if not equals:
+        return f"{override}: must be written as key=value."
+    if (folder / key).is_dir():
+        options = sorted(path.stem for path in (folder / key).glob("*.yaml"))
+        if value not in options:
+            return f"{key}={value}: conf/{key}/ has no '{value}'. {did_you_mean(value, options)}"
+    elif key not in known:
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else None
+        if "_target_" in (node or ()) and name in signature(_target(node._target_)):
+            return f"{override}: conf/ does not list this setting of {node._target_}. Write +{override}."
+        if not parent:
+            known = {name.partition(".")[0] for name in known} | {p.name for p in folder.iterdir() if p.is_dir()}
+        return f"{override}: there is no setting '{key}'. {did_you_mean(key, sorted(known))}"
+    if isinstance(error, OverrideParseException):
+        return f"{override}: must be written as key=value; quote a value with special signs: {key}='\"…\"'."
+    return f"{override}: {str(error).splitlines()[0]}"
+
+
+def _keys(node: DictConfig, path: str = "") -> set[str]:
+    keys = {path} if path else set()
+    for name in node:
+        full = f"{path}.{name}" if path else str(name)
+        child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
+        keys |= _keys(child, full) if isinstance(child, DictConfig) else {full}
+    return keys

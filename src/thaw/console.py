@@ -1,0 +1,166 @@
+"""What a run says on the screen: the plan, the progress, each thaw, and the results."""
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from thaw.contract import GroupState
+from thaw.freezing import Freezing
+from thaw.run import Run
+
+console = Console(highlight=False)
+# More rows than this are better read in per_class.csv.
+MOST_CLASSES = 20
+
+
+def say(text: str) -> None:
+    """Print one line, however long, so that it can be copied and searched whole."""
+    console.print(text, soft_wrap=True)
+
+
+class Screen(Checkpoint):
+    """One bar for the whole run, one line an epoch, and every thaw as it happens.
+
+    A `Checkpoint`, because Lightning calls those last, when the epoch's metrics are complete.
+
+    Args:
+        monitor: the metric shown for each epoch beside the losses.
+    """
+
+    def __init__(self, freezing: Freezing, monitor: str) -> None:
+        self.freezing, self.monitor = freezing, monitor
+        self._shown: list[GroupState] = []
+
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._bar = self._progress.add_task("training", total=None)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        steps = int(trainer.estimated_stepping_batches)
+        self._progress.update(self._bar, total=steps, completed=trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.monotonic()
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        if not self._shown:
+            console.print(plan_table(self.freezing.states))
+            self._progress.start()
+        elif self._shown is not self.freezing.states:
+            say(f"[cyan]{epoch}  {_change(self._shown, self.freezing.states)}[/]")
+        self._shown = self.freezing.states
+        self._progress.update(self._bar, description=epoch)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._progress.update(self._bar, completed=trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        names = ["train/loss", "val/loss", *({self.monitor} - {"val/loss"})]
+        shown = "  ".join(f"{name} {float(metrics[name]):.4f}" for name in names if name in metrics)
+        seconds = time.monotonic() - self._began
+        say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  [dim]{seconds:.1f} s[/]")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._progress.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._progress.stop()
+
+
+def plan_table(states: Sequence[GroupState]) -> Table:
+    """The layer groups, and what each does from now on."""
+    table = Table("layer group", title="Plan", title_justify="left")
+    for column in ("parameters", "trains", "lr", "weight decay", "mode"):
+        table.add_column(column, justify="right" if column in ("parameters", "lr", "weight decay") else "left")
+    for state in states:
+        rates = (f"{state.lr:.2g}", f"{state.weight_decay:g}") if state.trains else ("–", "–")
+        trains = "[green]yes[/]" if state.trains else "[blue]frozen[/]"
+        table.add_row(state.group, f"{state.parameters:,}", trains, *rates, state.mode)
+    table.add_section()
+    total, training = parameter_counts(states)
+    table.add_row("all", f"{total:,}", f"{training:,}", "", "", "")
+    return table
+
+
+def parameter_counts(states: Sequence[GroupState]) -> tuple[int, int]:
+    """Parameters in all, and of the groups that train."""
+    return sum(state.parameters for state in states), sum(state.parameters for state in states if state.trains)
+
+
+def _change(before: Sequence[GroupState], now: Sequence[GroupState]) -> str:
+    old, new = ({state.group for state in states if state.trains} for states in (before, now))
+    thawed = [f"{state.group} (lr {state.lr:.2g})" for state in now if state.group in new - old]
+    frozen = [state.group for state in now if state.group in old - new]
+    total, training = parameter_counts(now)
+    parts = [f"thaws {', '.join(thawed)}"] * bool(thawed) + [f"freezes {', '.join(frozen)}"] * bool(frozen)
+    return f"{'; '.join(parts)}: {training:,} of {total:,} parameters train"
+
+
+def results_table(metrics: Mapping[str, float], best_epoch: int | None) -> Table:
+    """Rows of metrics, a column for each split that was measured."""
+    splits = [split for split in ("train", "val", "test") if any(name.startswith(f"{split}/") for name in metrics)]
+    names = dict.fromkeys(name.partition("/")[2] for name in metrics)
+    title = "Results" if best_epoch is None else f"Results at the best epoch ({best_epoch + 1})"
+    table = Table("metric", *splits, title=title, title_justify="left")
+    for name in names:
+        values = [metrics.get(f"{split}/{name}") for split in splits]
+        table.add_row(name, *("–" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def per_class_table(classes: Sequence[str], columns: Mapping[str, Sequence[float]], split: str) -> Table:
+    """Precision, recall, F1 and support of each class."""
+    table = Table("class", *columns, title=f"Per class ({split})", title_justify="left")
+    for number, name in enumerate(classes):
+        values = [column[number] for column in columns.values()]
+        table.add_row(name, *(str(value) if isinstance(value, int) else f"{value:.4f}" for value in values))
+    return table
+
+
+def say_start(run: Run, precision: str, epochs: int) -> None:
+    """One line on the data and the length of the run, before the first wait."""
+    sizes = ", ".join(f"{size:,} {split}" for split, size in run.record["data"]["sizes"].items())
+    classes = len(run.record["data"]["classes"])
+    again = f", going on from {run.last}" if run.last else ""
+    say(f"[bold]{run.folder}[/]: {sizes} samples in {classes} classes; {epochs} epochs in {precision}{again}")
+
+
+def say_finished(run: Run) -> None:
+    """The same command has already come to its end."""
+    say(f"Already finished: {run.folder}. Run with resume=never to start afresh.")
+    console.print(results_table(run.record["metrics"], run.record["best_epoch"]))
+
+
+def say_results(run: Run, classes: Sequence[str], per_class: Mapping[str, Sequence[float]], split: str) -> None:
+    """The final tables and where everything lies."""
+    if len(classes) <= MOST_CLASSES:
+        console.print(per_class_table(classes, per_class, split))
+    console.print(results_table(run.record["metrics"], run.record["best_epoch"]))
+    if split != "test":
+        say("There is no test split: the figures are of validation, which also chose the epoch.")
+    say(f"Run directory: [bold]{run.folder}[/]")
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's own chatter off a screen that says the same in its own words."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for message in (".*does not have many workers.*", ".*Experiment logs directory.*", ".*Checkpoint directory.*"):
+        warnings.filterwarnings("ignore", message)
+    for message in (".*logging interval.*", ".*No positive samples in targets.*", ".*treespec, LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)

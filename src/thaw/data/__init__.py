@@ -1,0 +1,1 @@
+"""Data modules: each yields (inputs, targets) and is the only source of the class names."""

@@ -1,0 +1,156 @@
+"""The DataModule every kind of data builds on: splits, subsets and loaders."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import lightning as L
+import numpy as np
+from pydantic import Field
+from sklearn.model_selection import train_test_split
+from torch.utils.data import DataLoader
+
+from thaw.data.sampler import EpochSampler, Transformed
+from thaw.errors import UserError
+
+Split = Literal["train", "val", "test"]
+Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Samples(Sequence[tuple[Any, int]]):
+    """Labelled samples, each opened only when it is asked for.
+
+    Args:
+        inputs: what `open` turns into a sample: a path, an array, a text.
+        targets: class index of each sample (samples,).
+    """
+
+    inputs: Sequence[Any]
+    targets: np.ndarray
+    open: Callable[[Any], Any]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.open(self.inputs[index]), int(self.targets[index])
+
+    def take(self, indices: np.ndarray) -> "Samples":
+        return Samples([self.inputs[index] for index in indices], self.targets[indices], self.open)
+
+
+class DataModule(L.LightningDataModule, ABC):
+    """Train, val and test splits of one data set.
+
+    Args:
+        seed: seeds the splits, the subset, the order and the augmentation.
+        batch_size: samples a step.
+        num_workers: loader processes; None takes the cores, at most 4.
+        train_size: a stratified subset of train, as a count of samples (int) or a share (float).
+        val_size, test_size: share carved from train where the data has no such split.
+
+    Raises:
+        UserError: fewer than two classes, or a split that cannot be stratified.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        batch_size: Annotated[int, Field(ge=1)] = 32,
+        num_workers: Annotated[int, Field(ge=0)] | None = None,
+        train_size: Size | None = None,
+        val_size: Share = 0.1,
+        test_size: Share | None = None,
+    ) -> None:
+        super().__init__()
+        self.seed, self.batch_size = seed, batch_size
+        self.num_workers = min(os.cpu_count() or 1, 4) if num_workers is None else num_workers
+        self.classes, splits = self.read()
+        if len(self.classes) < 2:
+            raise UserError(f"data must have at least two classes; found {len(self.classes)}: {self.classes}.")
+        self.splits = self._carve(splits, train_size, val_size, test_size)
+        self.transforms: dict[str, Callable[[Any], Any]] = {}
+
+    @abstractmethod
+    def read(self) -> tuple[list[str], dict[str, Samples]]:
+        """Class names in index order, and the splits the data itself has; `train` at least."""
+
+    @abstractmethod
+    def preprocess(self, **preprocessing: Any) -> None:
+        """Build `self.transforms['train']` and `['eval']` from what the network asks for."""
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """What the network must know of the data."""
+        return {"num_outputs": len(self.classes)}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {split: len(samples) for split, samples in self.splits.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the class names and of which sample stands in which split under which label."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for split, samples in self.splits.items():
+            digest.update(split.encode() + np.asarray(samples.targets, dtype=np.int64).tobytes())
+            for item in samples.inputs:
+                digest.update(item.tobytes() if isinstance(item, np.ndarray) else str(item).encode())
+        return digest.hexdigest()[:16]
+
+    def _carve(
+        self, splits: dict[str, Samples], train_size: int | float | None, val_size: float, test_size: float | None
+    ) -> dict[str, Samples]:
+        splits = dict(splits)
+        for split, share in (("test", test_size), ("val", val_size)):
+            if split not in splits and share:
+                splits["train"], splits[split] = self._cut(splits["train"], share, f"data.{split}_size")
+        if train_size is not None and train_size not in (1.0, len(splits["train"])) or train_size is True:
+            splits["train"], _ = self._cut(splits["train"], None, "data.train_size", train_size)
+        return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+
+    def _cut(
+        self, samples: Samples, test_size: float | None, option: str, train_size: int | float | None = None
+    ) -> tuple[Samples, Samples]:
+        given = train_size if train_size is not None else test_size
+        try:
+            kept, cut = train_test_split(
+                np.arange(len(samples)),
+                train_size=train_size,
+                test_size=test_size,
+                stratify=samples.targets,
+                random_state=self.seed,
+            )
+        except ValueError as error:
+            raise UserError(
+                f"{option} must leave every class at least one sample on both sides of the cut; got {given} of "
+                f"{len(samples)} samples in {len(self.classes)} classes ({error})."
+            ) from None
+        return samples.take(np.sort(kept)), samples.take(np.sort(cut))
+
+    def _loader(self, split: Split) -> DataLoader:
+        samples, train = self.splits[split], split == "train"
+        transform = self.transforms["train" if train else "eval"]
+        return DataLoader(
+            Transformed(samples, transform, self.seed),
+            batch_size=self.batch_size,
+            sampler=EpochSampler(len(samples), self.seed, shuffle=train),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            # A last batch of one sample has no variance for BatchNorm to normalise by.
+            drop_last=train and len(samples) > self.batch_size and len(samples) % self.batch_size == 1,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test")

@@ -1,0 +1,22 @@
+"""The embedded data set: handwritten digits that ship inside scikit-learn, so that anything runs anywhere."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from thaw.data.datamodule import Samples, Share
+from thaw.data.images import ImageData
+
+
+class Digits(ImageData):
+    """1,797 handwritten digits of 8×8 grey levels from 43 writers (UCI 80, E. Alpaydin and C. Kaynak, 1998)."""
+
+    def __init__(self, test_size: Share = 0.2, **images: Any) -> None:
+        super().__init__(test_size=test_size, **images)
+
+    def read(self) -> tuple[list[str], dict[str, Samples]]:
+        digits = load_digits()
+        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+        return [str(name) for name in digits.target_names], {"train": Samples(pixels, digits.target, Image.fromarray)}

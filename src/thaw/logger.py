@@ -1,0 +1,95 @@
+"""Loggers: metrics.csv always; Weights & Biases online where it can be, else offline, with no prompt and no long wait."""
+
+import csv
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import wandb
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from requests.utils import get_netrc_auth
+
+from thaw.console import say
+from thaw.run import Run
+
+# Together they bound what an unreachable server can cost at the start, in seconds.
+CONNECT_TIMEOUT, INIT_TIMEOUT = 4, 14
+
+
+def wandb_logger(
+    folder: str,
+    name: str,
+    project: str = "thaw",
+    entity: str | None = None,
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+) -> WandbLogger:
+    """A logger into the run's own directory.
+
+    Args:
+        folder: the run's directory; its name is the W&B run's id, so that a resumed run goes on in the same one.
+        mode: `auto` is online where a key is configured and the server answers within 20 s, and offline elsewhere.
+            The environment's WANDB_MODE goes before it.
+    """
+    mode = os.environ.get("WANDB_MODE", mode)
+    settings = {"project": project, "entity": entity, "name": name, "dir": folder, "reinit": "finish_previous"}
+    reason = "WANDB_MODE or logger.mode says so" if mode == "offline" else _why_offline() if mode == "auto" else None
+    run = None
+    if mode == "disabled":
+        run = wandb.init(mode="disabled", **settings)
+    elif reason is None:
+        try:
+            quiet = wandb.Settings(init_timeout=INIT_TIMEOUT, silent=True, console="off")
+            run = wandb.init(mode="online", settings=quiet, **settings)
+            say(f"W&B: {run.url}")
+        except (wandb.errors.Error, OSError, TimeoutError) as error:
+            reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+    if run is None:
+        run = wandb.init(mode="offline", settings=wandb.Settings(silent=True, console="off"), **settings)
+        place = Path(run.dir).parent
+        say(f"W&B: offline ({reason}). Later: [bold]wandb sync {os.path.relpath(place)}[/]")
+    return WandbLogger(experiment=run, log_model=False)
+
+
+@contextmanager
+def closing_wandb(run: Run) -> Iterator[None]:
+    """Close the W&B run of this job, if there is one, with the final figures and the right exit code."""
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        if wandb.run is not None:
+            wandb.run.summary.update(run.record.get("metrics", {}))
+            wandb.run.finish(exit_code=exit_code)
+
+
+def csv_logger(run: Run) -> CSVLogger:
+    """`metrics.csv` in the run's directory, where a resumed run goes on below the rows of the one before it."""
+    path = run.folder / "metrics.csv"
+    earlier = []
+    if path.is_file():
+        with open(path, newline="") as file:
+            earlier = list(csv.DictReader(file))
+    logger = CSVLogger(run.folder, name="", version="")
+    for row in earlier:
+        # What came after the checkpoint is computed again.
+        if (step := int(row.pop("step"))) <= run.record.get("steps", 0):
+            logger.experiment.log_metrics({name: float(value) for name, value in row.items() if value}, step)
+    return logger
+
+
+def _why_offline() -> str | None:
+    settings = wandb.setup().settings
+    if not (settings.api_key or os.environ.get("WANDB_API_KEY") or get_netrc_auth(settings.base_url)):
+        return "no API key"
+    server = urlsplit(settings.base_url)
+    try:
+        port = server.port or (443 if server.scheme == "https" else 80)
+        socket.create_connection((server.hostname, port), timeout=CONNECT_TIMEOUT).close()
+    except OSError as error:
+        return f"{server.hostname} does not answer: {error.strerror or error}"
+    return None

@@ -1,0 +1,1 @@
+"""Pretrained networks, each an ordered dict of layer groups."""

@@ -1,0 +1,95 @@
+"""The only LightningModule: a network, a task, an optimizer and a schedule."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from thaw.model.network import Network
+from thaw.scheduler import GroupSchedule, Schedule
+from thaw.task import Task
+
+Batch = tuple[Tensor | Mapping[str, Tensor], Tensor]
+
+
+class FineTuner(L.LightningModule):
+    """Fine-tunes a network on a task.
+
+    Args:
+        optimizer: builds the optimizer over the network's layer groups.
+        schedule: factor of every group's rate, by the share of the run done.
+        monitor: full name of the metric that chooses the best epoch and drives `plateau`.
+        seed: with the epoch, it fixes what dropout and mixing draw.
+        config: the resolved configuration, as plain containers, stored in every checkpoint.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        task: Task,
+        optimizer: Callable[[Network], Optimizer],
+        schedule: Schedule,
+        monitor: str = "val/accuracy",
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.task, self.optimizer, self.schedule = network, task, optimizer, schedule
+        self.monitor, self.seed = monitor, seed
+        # (predictions, targets) of each batch of an evaluation after the training
+        self.predictions: list[tuple[Tensor, Tensor]] = []
+        optimizer(network)  # a wrong option must show before the run begins
+        self._set_hparams(dict(config or {}))
+        self._hparams_initial = dict(config or {})
+
+    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+        return self.network(inputs)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(self.network)
+        scheduler = GroupSchedule(optimizer, self.schedule, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            # Dropout and mixing draw the same in a resumed epoch as in an uninterrupted one.
+            torch.manual_seed(hash((self.seed, self.current_epoch)) & 0x7FFF_FFFF_FFFF_FFFF)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step("train", batch)[0]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._keep(self._step("val", batch)[1], batch[1])
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._keep(self._step("test", batch)[1], batch[1])
+
+    def _keep(self, outputs: Tensor, targets: Tensor) -> None:
+        if self.trainer.evaluating:
+            self.predictions.append((self.task.predict(outputs).cpu(), targets.cpu()))
+
+    def _step(self, split: str, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs, targets = batch
+        outputs = self(inputs)
+        loss = self.task.loss(outputs, targets)
+        self.task.update(split, loss, outputs, targets)
+        return loss, outputs
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.task.compute("train"))
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = self.task.compute("val")
+        self.log_dict(metrics)
+        if not self.trainer.sanity_checking and self.monitor in metrics:
+            self.schedule.observe(float(metrics[self.monitor]), self.task.direction(self.monitor))
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.task.compute("test"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        metrics = self.trainer.callback_metrics
+        checkpoint["metrics"] = {name: float(metrics[name]) for name in metrics if name.startswith(("train/", "val/"))}

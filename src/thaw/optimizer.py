@@ -1,0 +1,72 @@
+"""Optimizers over one named parameter group for each layer group and kind of decay."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import timm.optim
+from pydantic import AfterValidator, Field
+from torch import nn
+from torch.optim import Optimizer
+
+from thaw.errors import UserError, did_you_mean
+from thaw.model.network import Network
+
+Rate = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(gt=0, le=1)]
+
+
+def _known_optimizer(name: str) -> str:
+    known = timm.optim.list_optimizers()
+    if name not in known:
+        raise ValueError("must be an optimizer of timm", did_you_mean(name, known))
+    return name
+
+
+def param_groups(
+    network: Network, lr: float, weight_decay: float, layer_decay: float = 1.0, head_lr_scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Every parameter of the network in exactly one group, named `block03/decay` or `block03/no_decay`.
+
+    The rate of a group at depth d below the head is `lr × layer_decay^d` (arXiv:2106.08254); the head's, at depth 0,
+    is `lr × head_lr_scale`. Vectors (biases, norms) and the body's own `no_decay` names get no weight decay.
+    """
+    result = []
+    layers = list(network.groups.items())
+    for index, (layer, parameters) in enumerate(layers):
+        scale = head_lr_scale if layer == "head" else layer_decay ** (len(layers) - 1 - index)
+        kinds: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": []}
+        for name, parameter in parameters.items():
+            kinds["no_decay" if parameter.ndim <= 1 or name in network.no_decay else "decay"].append(parameter)
+        for kind, members in kinds.items():
+            if members:
+                decay = weight_decay if kind == "decay" else 0.0
+                result.append({"name": f"{layer}/{kind}", "params": members, "lr": lr * scale, "weight_decay": decay})
+    return result
+
+
+def create_optimizer(
+    network: Network,
+    name: Annotated[str, AfterValidator(_known_optimizer)] = "adamw",
+    lr: Rate = 1e-3,
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05,
+    layer_decay: Decay = 1.0,
+    head_lr_scale: Rate = 10.0,
+    options: Mapping[str, Any] | None = None,
+) -> Optimizer:
+    """Any optimizer of timm's factory (torch's own among them) over `param_groups`.
+
+    Args:
+        lr: rate of the body's last block; every other rate is relative to it.
+        weight_decay: for matrices and filters alone.
+        layer_decay: factor from each layer group to the one before it; 1 means the same rate everywhere.
+        head_lr_scale: the new head starts from nothing and can take a larger rate than the pretrained body.
+        options: further keyword arguments of the optimizer, e.g. `{betas: [0.9, 0.98]}`.
+
+    Raises:
+        UserError: the optimizer has no such option.
+    """
+    groups = param_groups(network, lr, weight_decay, layer_decay, head_lr_scale)
+    try:
+        return timm.optim.create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **(options or {}))
+    except TypeError as error:
+        raise UserError(f"optimizer.options must fit '{name}': {error}. Leave it out.") from None

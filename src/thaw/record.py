@@ -1,0 +1,114 @@
+"""What a run measures of itself, epoch by epoch, into run.json; and its predictions."""
+
+import csv
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from thaw.console import parameter_counts
+from thaw.data.datamodule import DataModule
+from thaw.freezing import Freezing
+from thaw.module import FineTuner
+from thaw.run import Run
+
+
+class Recorder(Checkpoint):
+    """Keeps `run.json` true after each epoch; a `Checkpoint`, because Lightning calls those last."""
+
+    def __init__(self, run: Run, freezing: Freezing) -> None:
+        self.run, self.freezing = run, freezing
+        self._samples, self._seconds = 0, 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._samples += len(batch[1])
+        if trainer.is_last_batch:
+            self._seconds += time.monotonic() - self._began
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        total, training = parameter_counts(self.freezing.states)
+        self.run.update(
+            epochs=trainer.current_epoch + 1,
+            steps=trainer.global_step,
+            samples_per_second=round(self._samples / max(self._seconds, 1e-9), 1),
+            peak_memory_bytes=peak_memory(),
+            parameters={"total": total, "trainable_at_end": training},
+            timeline=[{"epoch": epoch, "groups": groups} for epoch, groups in self.freezing.timeline],
+        )
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU where one is used, else the largest resident size of this process so far."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def describe(data: DataModule) -> dict[str, Any]:
+    """What `run.json` holds of the data."""
+    return {"fingerprint": data.fingerprint, "sizes": data.sizes, "classes": data.classes}
+
+
+def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> None:
+    """Train, from the run's last checkpoint where there is one.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, which Lightning would turn into a plain exit.
+        SystemExit: with code 143, after SIGTERM.
+    """
+    try:
+        trainer.fit(module, data, ckpt_path=run.last, weights_only=True)
+    except SIGTERMException:
+        raise SystemExit(143) from None
+    except SystemExit:
+        raise KeyboardInterrupt("Ctrl-C") from None
+
+
+def evaluate(
+    trainer: L.Trainer, module: FineTuner, data: DataModule, checkpoint: Mapping[str, Any]
+) -> tuple[str, dict[str, float]]:
+    """Measure a checkpoint on the test split, or on validation where there is no test split.
+
+    Returns:
+        the split, and its metrics.
+    """
+    split = "test" if "test" in data.splits else "val"
+    module.load_state_dict(checkpoint["state_dict"])
+    module.predictions.clear()
+    measure = trainer.test if split == "test" else trainer.validate
+    return split, measure(module, data, verbose=False)[0]
+
+
+def write_predictions(
+    folder: Path, data: DataModule, module: FineTuner, split: str
+) -> dict[str, list[float]]:
+    """Write `predictions.csv`, one row a sample, and `per_class.csv`; return the latter's columns."""
+    predictions, targets = (torch.cat(parts) for parts in zip(*module.predictions, strict=True))
+    inputs = data.splits[split].inputs
+    best = predictions.argmax(dim=-1).tolist()
+    with open(folder / "predictions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["split", "sample", "target", "prediction", *(f"probability/{c}" for c in data.classes)])
+        for index, (target, guess, row) in enumerate(zip(targets.tolist(), best, predictions.tolist(), strict=True)):
+            sample = inputs[index] if isinstance(inputs[index], str) else index
+            shares = (f"{share:.6f}" for share in row)
+            writer.writerow([split, sample, data.classes[target], data.classes[guess], *shares])
+    columns = module.task.per_class(predictions, targets)
+    with open(folder / "per_class.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", *columns])
+        writer.writerows(zip(data.classes, *columns.values(), strict=True))
+    return columns

@@ -1,0 +1,208 @@
+"""The run directory: unique, locked, and described by one atomically written run.json."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from thaw.errors import UserError
+
+Resume = Literal["never", "auto", "must"]
+LOCK = "run.lock"
+PACKAGES = ("torch", "lightning", "timm", "hydra-core", "torchmetrics", "torchvision")
+
+
+class Run:
+    """One run's directory and its record, `run.json`.
+
+    Used as a context manager it holds the directory's lock, and the record's status always says how the run ended.
+
+    Args:
+        folder: the directory, which exists.
+        record: what `run.json` holds already.
+    """
+
+    def __init__(self, folder: Path, record: Mapping[str, Any] | None = None) -> None:
+        self.folder = folder
+        self.record: dict[str, Any] = dict(record or {})
+
+    @classmethod
+    def open(cls, folder: str | None, name: str, overrides: Sequence[str], resume: Resume = "never") -> "Run":
+        """Create a fresh directory, or find the one that the same command used before.
+
+        Args:
+            folder: where to write; None takes `runs/<name>`. A fresh run never shares a directory: the second gets
+                `<folder>-2`.
+            overrides: the command's overrides, by which `resume` knows the same command again.
+            resume: `never`; `auto`, go on if there is something to go on from; `must`.
+
+        Raises:
+            UserError: nothing to resume with `must`, or the directory cannot be written.
+        """
+        wanted = Path(folder) if folder else Path("runs") / name
+        same = [text for text in overrides if not text.startswith("resume=")]
+        if resume != "never":
+            for candidate in _earlier(wanted):
+                record = read_record(candidate) or {}
+                if folder or record.get("overrides") == same:
+                    _lock(candidate)
+                    return cls(candidate, record)
+            if resume == "must":
+                raise UserError(f"resume=must needs an earlier run of the same command; found none at '{wanted}'.")
+        try:
+            made = _make_unique(wanted)
+        except OSError as error:
+            raise UserError(f"run.dir must be writable; '{wanted}' is not ({error.strerror}).") from None
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(made, {"command": f"python {command}", "overrides": same, "started": started})
+
+    @property
+    def finished(self) -> bool:
+        return self.record.get("status") == "finished"
+
+    @property
+    def last(self) -> Path | None:
+        """The newest checkpoint to go on from."""
+        path = self.folder / "checkpoints" / "last.ckpt"
+        return path if path.is_file() else None
+
+    def update(self, **fields: Any) -> None:
+        """Write the record so that a reader sees the old one or the new one, never a half."""
+        self.record |= fields
+        unfinished = self.folder / f".run.json.{os.getpid()}.tmp"
+        unfinished.write_text(json.dumps(self.record, indent=2) + "\n")
+        os.replace(unfinished, self.folder / "run.json")
+
+    def __enter__(self) -> "Run":
+        self._began = time.monotonic()
+        self._before = self.record.get("seconds", 0.0)
+        self.update(status="running", reason=None, versions=_versions(), git=_git())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if kind is None:
+            status, reason = "finished", None
+        elif issubclass(kind, (KeyboardInterrupt, SystemExit)):
+            status, reason = "interrupted", str(error) or kind.__name__
+        else:
+            status, reason = "failed", f"{kind.__name__}: {error}"
+        if status == "failed":
+            (self.folder / "error.log").write_text("".join(traceback.format_exception(kind, error, trace)))
+        self.update(status=status, reason=reason, seconds=round(self._before + time.monotonic() - self._began, 2))
+        self.release()
+
+    def release(self) -> None:
+        (self.folder / LOCK).unlink(missing_ok=True)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record in a run directory, or None where there is none."""
+    return _read_json(folder / "run.json")
+
+
+def assert_writable(folder: str | None) -> None:
+    """Check a run directory before anything is made.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    place = Path(folder or "runs").absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
+        raise UserError(f"run.dir must be a folder that can be written; got '{folder}'. Write e.g. run.dir=runs/mine.")
+
+
+def _read_only(place: Path) -> bool:
+    # The root user may write anywhere by its rights; some file systems still refuse.
+    probe = place / f".thaw-{os.getpid()}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError:
+        return True
+    return False
+
+
+def _earlier(wanted: Path) -> list[Path]:
+    """Run directories called `wanted` or `wanted-<number>`, the newest first."""
+    names = re.compile(re.escape(wanted.name) + r"(-\d+)?")
+    there = [path for path in wanted.parent.iterdir() if names.fullmatch(path.name)] if wanted.parent.is_dir() else []
+    runs = [path / "run.json" for path in there if (path / "run.json").is_file()]
+    return [path.parent for path in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def _make_unique(wanted: Path) -> Path:
+    number, folder = 1, wanted
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not any(folder.iterdir()):
+            try:
+                _lock(folder)  # whoever creates the lock owns the directory, also when eight start at once
+                return folder
+            except UserError:
+                pass
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+
+
+def _lock(folder: Path) -> None:
+    path, host = folder / LOCK, socket.gethostname()
+    for _ in range(2):
+        try:
+            with open(path, "x") as file:
+                json.dump({"pid": os.getpid(), "host": host}, file)
+            return
+        except FileExistsError:
+            holder = _read_json(path) or {}
+            if holder.get("host") != host or _alive(holder.get("pid", 0)):
+                break
+            path.unlink(missing_ok=True)  # left behind by a process that is gone
+    raise UserError(
+        f"A run directory must be in use by one process; '{folder}' is held by process {holder.get('pid')} on "
+        f"{holder.get('host')}. Wait for it, or choose another run.dir."
+    )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def _git() -> dict[str, Any]:
+    def git(*arguments: str) -> str:
+        root = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "--verify", "--quiet", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}

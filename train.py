@@ -1,0 +1,82 @@
+"""Fine-tune a pretrained network: `python train.py [group=choice] [key=value]`.
+
+compose (Hydra) → validate → build → fit → test; returns the monitored value of the best epoch.
+"""
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from thaw import config
+
+
+@hydra.main(config_path="conf", config_name="config", execution_whitelist=config.EXECUTION_WHITELIST)
+@config.reports_errors
+def train(cfg: DictConfig) -> float:
+    # torch comes with these, and must not slow down --help.
+    from lightning import seed_everything
+
+    from thaw import console, defaults, record
+    from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
+    from thaw.logger import closing_wandb, csv_logger
+    from thaw.module import FineTuner
+    from thaw.run import Run
+
+    console.quiet_lightning()
+    data = config.preflight(cfg)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    network = config.build(cfg.model, **data.network_arguments)
+    data.preprocess(**network.preprocessing)
+    task = config.build(cfg.task, num_outputs=data.network_arguments["num_outputs"])
+    mode = config.monitor_direction(cfg.monitor, task)
+    freezing = config.build(cfg.freezing)
+    optimizer, schedule = config.builder(cfg.optimizer), config.build(cfg.scheduler)
+    module = FineTuner(network, task, optimizer, schedule, cfg.monitor, cfg.seed, config.plain(cfg))
+
+    job = HydraConfig.get()
+    choices = job.runtime.choices
+    name = choices.get("experiment") or f"{choices.data}-{choices.model}-{choices.freezing}"
+    run = Run.open(cfg.run.dir, name, list(job.overrides.task), cfg.resume)
+    if run.finished:
+        console.say_finished(run)
+        run.release()
+        return run.record["metrics"][cfg.monitor]
+
+    with run, closing_wandb(run):
+        run.update(seed=cfg.seed, monitor=cfg.monitor, data=record.describe(data))
+        config.write(cfg, run.folder / "config.yaml")
+        precision = cfg.trainer.precision or defaults.default_precision(cfg.trainer.accelerator)
+        epochs = cfg.trainer.max_epochs or defaults.default_epochs(data.sizes["train"], data.batch_size)
+        console.say_start(run, precision, epochs)
+        keep = checkpoints(run.folder / "checkpoints", cfg.monitor, mode, cfg.checkpoint.every_n_steps)
+        chosen = config.build_each(cfg.callbacks, monitor=cfg.monitor, mode=mode)
+        place = {"save_dir": run.folder, "folder": str(run.folder), "name": run.folder.name}
+        trainer = config.build(
+            cfg.trainer,
+            callbacks=[freezing, *chosen, *keep, console.Screen(freezing, cfg.monitor), record.Recorder(run, freezing)],
+            logger=[csv_logger(run), *config.build_each({"logger": cfg.logger}, **place)],
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=run.folder,
+            precision=precision,
+            max_epochs=epochs,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        record.fit(trainer, module, data, run)
+
+        best = load_checkpoint(keep[0].best_model_path)
+        split, measured = record.evaluate(trainer, module, data, best)
+        metrics = best["metrics"] | measured
+        run.update(
+            metrics=metrics,
+            best_epoch=best["epoch"],
+            checkpoints={role.filename: role.best_model_path for role in keep[:2]},
+        )
+        per_class = record.write_predictions(run.folder, data, module, split)
+        console.say_results(run, data.classes, per_class, split)
+        return metrics[cfg.monitor]
+
+
+if __name__ == "__main__":
+    config.main(train)
