@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -67,7 +67,9 @@ def builder(node: DictConfig) -> functools.partial:
 def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
     """Build every node that has a target, with those of the given arguments that it asks for and leaves open."""
     chosen = [node for node in nodes.values() if "_target_" in node]
-    return [build(node, **{name: value for name, value in given.items() if _leaves_open(node, name)}) for node in chosen]
+    return [
+        build(node, **{name: value for name, value in given.items() if _leaves_open(node, name)}) for node in chosen
+    ]
 
 
 def _leaves_open(node: DictConfig, name: str) -> bool:
@@ -134,7 +136,9 @@ def validate(cfg: DictConfig) -> list[str]:
             if str(name).startswith("_"):
                 continue
             if name not in parameters:
-                problems.append(f"{path} is no setting of {node._target_}. {did_you_mean(str(name), _settable(parameters))}")
+                problems.append(
+                    f"{path} is no setting of {node._target_}. {did_you_mean(str(name), _settable(parameters))}"
+                )
             elif OmegaConf.is_missing(node, name):
                 problems.append(f"{path} must be given. Write {path}=…")
             else:
@@ -159,7 +163,9 @@ def _nodes(node: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]
 
 
 def _target(path: str) -> Any:
-    allowed = any(path == entry or (entry.endswith(".*") and path.startswith(entry[:-1])) for entry in EXECUTION_WHITELIST)
+    allowed = any(
+        path == entry or (entry.endswith(".*") and path.startswith(entry[:-1])) for entry in EXECUTION_WHITELIST
+    )
     if not allowed:
         raise ValueError("it is not in EXECUTION_WHITELIST of src/thaw/config.py")
     module, _, name = path.rpartition(".")

@@ -95,9 +95,7 @@ class Gradual(Freezing):
         over: share of the run.
     """
 
-    def __init__(
-        self, every: Annotated[int, Field(ge=1)] | None = None, over: Share = 0.5, **freezing: object
-    ) -> None:
+    def __init__(self, every: Annotated[int, Field(ge=1)] | None = None, over: Share = 0.5, **freezing: object) -> None:
         super().__init__(**freezing)
         self.every, self.over = every, over
 

@@ -1,4 +1,4 @@
-"""Loggers: metrics.csv always; Weights & Biases online where it can be, else offline, with no prompt and no long wait."""
+"""Loggers: metrics.csv always; Weights & Biases online where it can be, else offline, never with a prompt."""
 
 import csv
 import os

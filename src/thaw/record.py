@@ -92,9 +92,7 @@ def evaluate(
     return split, measure(module, data, verbose=False)[0]
 
 
-def write_predictions(
-    folder: Path, data: DataModule, module: FineTuner, split: str
-) -> dict[str, list[float]]:
+def write_predictions(folder: Path, data: DataModule, module: FineTuner, split: str) -> dict[str, list[float]]:
     """Write `predictions.csv`, one row a sample, and `per_class.csv`; return the latter's columns."""
     predictions, targets = (torch.cat(parts) for parts in zip(*module.predictions, strict=True))
     inputs = data.splits[split].inputs

@@ -203,6 +203,9 @@ def _git() -> dict[str, Any]:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "--verify", "--quiet", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
+        return {
+            "commit": git("rev-parse", "--verify", "--quiet", "HEAD") or None,
+            "dirty": bool(git("status", "--porcelain")),
+        }
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}

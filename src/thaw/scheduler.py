@@ -54,9 +54,7 @@ def constant(warmup: Share = 0.05) -> Schedule:
     return Schedule(lambda share: 1.0, warmup)
 
 
-def polynomial(
-    warmup: Share = 0.05, power: Annotated[float, Field(gt=0)] = 2.0, end: Level = 0.0
-) -> Schedule:
+def polynomial(warmup: Share = 0.05, power: Annotated[float, Field(gt=0)] = 2.0, end: Level = 0.0) -> Schedule:
     """From 1 to `end` as a power of the share that is left."""
     return Schedule(lambda share: end + (1 - end) * (1 - share) ** power, warmup)
 

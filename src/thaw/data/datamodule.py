@@ -110,7 +110,7 @@ class DataModule(L.LightningDataModule, ABC):
         for split, share in (("test", test_size), ("val", val_size)):
             if split not in splits and share:
                 splits["train"], splits[split] = self._cut(splits["train"], share, f"data.{split}_size")
-        if train_size is not None and train_size not in (1.0, len(splits["train"])) or train_size is True:
+        if (train_size is not None and train_size not in (1.0, len(splits["train"]))) or train_size is True:
             splits["train"], _ = self._cut(splits["train"], None, "data.train_size", train_size)
         return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 

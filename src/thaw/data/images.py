@@ -197,4 +197,6 @@ def _assert_readable(paths: list[str], shown: int = 3) -> None:
     if broken:
         more = f" and {len(broken) - shown} more" if len(broken) > shown else ""
         listed = ", ".join(f"'{path}'" for path in broken[:shown])
-        raise UserError(f"data: every image must be readable; {len(broken)} cannot be: {listed}{more}.\nMend or remove them.")
+        raise UserError(
+            f"data: every image must be readable; {len(broken)} cannot be: {listed}{more}.\nMend or remove them."
+        )

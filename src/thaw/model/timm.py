@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Annotated, Any
 
 import timm
-import torch
 from huggingface_hub import hf_hub_download, hf_hub_url
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
@@ -21,7 +20,6 @@ from torch import nn
 from thaw.errors import UserError, did_you_mean
 from thaw.model import glyphs  # noqa: F401  (registers resnet_glyphs with timm)
 from thaw.model.network import Network
-
 
 HUB_TIMEOUT = 8  # seconds
 
@@ -167,7 +165,8 @@ def _misfit(name: str, path: Path, error: str, shown: int = 3) -> str:
     more = f" (and {len(lines) - shown} more)" if len(lines) > shown else ""
     listed = "; ".join(line[:160] for line in lines[:shown])
     return (
-        f"model.weights must fit '{name}'; '{path}' does not: {listed}{more}. Give the file's own model.name and options."
+        f"model.weights must fit '{name}'; '{path}' does not: {listed}{more}.\n"
+        "Give the file's own model.name, and model.options where it was made with others."
     )
 
 

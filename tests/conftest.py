@@ -1,0 +1,58 @@
+"""Fixtures: a quick stage for unit tests, and whole runs in a directory of their own."""
+
+import os
+
+# Before anything reads them: no test may wait for a network or a server.
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", HYDRA_FULL_ERROR="1")
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for `import train`
+
+import train
+
+from thaw import config
+
+
+class Outcome:
+    """How a run in this process ended: exit code, what it printed, and the record of the newest run."""
+
+    def __init__(self, code: int, printed: str, errors: str, folder: Path) -> None:
+        self.code, self.printed, self.errors, self._folder = code, printed, errors, folder
+
+    @property
+    def folders(self) -> list[Path]:
+        return sorted((path.parent for path in self._folder.glob("runs/*/run.json")), key=lambda p: p.stat().st_mtime)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return json.loads((self.folders[-1] / "run.json").read_text())
+
+
+@pytest.fixture
+def run_train(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> Callable[..., Outcome]:
+    """`run_train("freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    def run(*overrides: str) -> Outcome:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+        GlobalHydra.instance().clear()
+        code = 0
+        try:
+            config.main(train.train)
+        except SystemExit as end:
+            code = end.code
+        printed = capfd.readouterr()
+        return Outcome(code, printed.out, printed.err, tmp_path)
+
+    return run
