@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from thaw import config
 
 
-@hydra.main(config_path="conf", config_name="config", execution_whitelist=config.EXECUTION_WHITELIST)
+@hydra.main(config_path=str(config.CONF), config_name="config", execution_whitelist=config.EXECUTION_WHITELIST)
 @config.reports_errors
 def train(cfg: DictConfig) -> float:
     # torch comes with these, and must not slow down --help.
@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> float:
         config.write(cfg, run.folder / "config.yaml")
         precision = cfg.trainer.precision or defaults.default_precision(cfg.trainer.accelerator)
         epochs = cfg.trainer.max_epochs or defaults.default_epochs(data.sizes["train"], data.batch_size)
-        console.say_start(run, precision, epochs)
+        console.say_start(run, precision, epochs, data.batch_size)
         keep = checkpoints(run.folder / "checkpoints", cfg.monitor, mode, cfg.checkpoint.every_n_steps)
         chosen = config.build_each(cfg.callbacks, monitor=cfg.monitor, mode=mode)
         place = {"save_dir": run.folder, "folder": str(run.folder), "name": run.folder.name}

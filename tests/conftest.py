@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # for `import train`
+from hydra.core.global_hydra import GlobalHydra
 
 import train
-
 from thaw import config
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("THAW_SHARED", ROOT.parent / "shared"))
 
 
 class Outcome:
@@ -41,7 +41,6 @@ def run_train(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> Callable[..., Outcome]:
     """`run_train("freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
-    from hydra.core.global_hydra import GlobalHydra
 
     def run(*overrides: str) -> Outcome:
         monkeypatch.chdir(tmp_path)

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from thaw.errors import UserError
 
@@ -53,6 +55,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"'{path}' must be a checkpoint of tensors and plain containers: {reason}") from None
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best epoch, and of equal ones the last: a small validation set has many, some before the last thaw."""
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        tied = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
+        return tied or super().check_monitor_top_k(trainer, current)
+
+
 def checkpoints(
     folder: Path, monitor: str, mode: Literal["min", "max"], every_n_steps: int | None = None
 ) -> list[ModelCheckpoint]:
@@ -61,7 +71,7 @@ def checkpoints(
     Two callbacks, because `save_last` beside a monitor is not the last state but the last one that was best.
     """
     always: Mapping[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
-    best = ModelCheckpoint(**always, filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=True)
+    best = BestCheckpoint(**always, filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=True)
     last = ModelCheckpoint(**always, filename="last", save_on_train_epoch_end=True)
     if every_n_steps is None:
         return [best, last]

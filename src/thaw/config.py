@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -174,6 +175,7 @@ def _target(path: str) -> Any:
 
 def main(task: Callable[[], Any]) -> None:
     """Run a Hydra application and end the process by the exit codes of the README: 0, 1, 2, 130 or 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end that runs every `finally`
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors over instead of printing them
     try:
         task()

@@ -133,12 +133,15 @@ def per_class_table(classes: Sequence[str], columns: Mapping[str, Sequence[float
     return table
 
 
-def say_start(run: Run, precision: str, epochs: int) -> None:
+def say_start(run: Run, precision: str, epochs: int, batch_size: int) -> None:
     """One line on the data and the length of the run, before the first wait."""
     sizes = ", ".join(f"{size:,} {split}" for split, size in run.record["data"]["sizes"].items())
     classes = len(run.record["data"]["classes"])
     again = f", going on from {run.last}" if run.last else ""
-    say(f"[bold]{run.folder}[/]: {sizes} samples in {classes} classes; {epochs} epochs in {precision}{again}")
+    say(
+        f"[bold]{run.folder}[/]: {sizes} samples in {classes} classes; "
+        f"{epochs} epochs, batches of {batch_size}, {precision}{again}"
+    )
 
 
 def say_finished(run: Run) -> None:

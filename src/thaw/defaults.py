@@ -4,14 +4,19 @@ import math
 
 import torch
 
-EPOCHS, STEPS, MOST_EPOCHS = 20, 1_000, 100
+EPOCHS, STEPS, MOST_EPOCHS = 20, 300, 100
+BATCH_SIZE, SMALLEST_BATCH, STEPS_AN_EPOCH = 32, 8, 15
+
+
+def default_batch_size(samples: int) -> int:
+    """32, or less where an epoch would have fewer than 15 steps, down to 8."""
+    return min(BATCH_SIZE, max(SMALLEST_BATCH, samples // STEPS_AN_EPOCH))
 
 
 def default_epochs(samples: int, batch_size: int) -> int:
-    """20 epochs, or as many as make 1,000 steps where the data is small, up to 100.
+    """20 epochs, or as many as make 300 steps where there are few labels, up to 100.
 
-    Few labels need more passes: with too few steps the new head has not even arrived when the rate is gone
-    (arXiv:2006.05987).
+    With fewer steps the new head has not even arrived when the rate is gone (arXiv:2006.05987).
     """
     steps = math.ceil(samples / batch_size)
     return min(MOST_EPOCHS, max(EPOCHS, math.ceil(STEPS / steps)))

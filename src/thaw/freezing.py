@@ -52,7 +52,7 @@ class Freezing(L.Callback, ABC):
         names = network.trains
         if set(names) != set(self.trains(list(network.groups), epochs - 1, epochs)):
             for stopping in trainer.early_stopping_callbacks:
-                stopping.wait_count = 0  # a plateau before the last thaw is no reason to stop
+                stopping.wait_count = -1  # 0 after this epoch: a plateau before the last thaw is no reason to stop
         if not self.timeline or self.timeline[-1][1] != names:
             # A resumed run tells the whole timeline, also the epochs of the process before it.
             self.timeline = self.timeline_until(list(network.groups), epoch, epochs)

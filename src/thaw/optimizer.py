@@ -47,7 +47,7 @@ def param_groups(
 def create_optimizer(
     network: Network,
     name: Annotated[str, AfterValidator(_known_optimizer)] = "adamw",
-    lr: Rate = 1e-3,
+    lr: Rate = 3e-4,
     weight_decay: Annotated[float, Field(ge=0)] = 0.05,
     layer_decay: Decay = 1.0,
     head_lr_scale: Rate = 10.0,

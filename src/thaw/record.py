@@ -11,13 +11,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from thaw.console import parameter_counts
+from thaw.console import parameter_counts, say
 from thaw.data.datamodule import DataModule
 from thaw.freezing import Freezing
 from thaw.module import FineTuner
 from thaw.run import Run
+
+SIGTERM_CODE = 143
 
 
 class Recorder(Checkpoint):
@@ -66,15 +67,15 @@ def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> No
     """Train, from the run's last checkpoint where there is one.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, which Lightning would turn into a plain exit.
-        SystemExit: with code 143, after SIGTERM.
+        KeyboardInterrupt: after Ctrl-C, which Lightning turns into a plain exit.
     """
     try:
         trainer.fit(module, data, ckpt_path=run.last, weights_only=True)
-    except SIGTERMException:
-        raise SystemExit(143) from None
-    except SystemExit:
-        raise KeyboardInterrupt("Ctrl-C") from None
+    except SystemExit as end:
+        say(f"Interrupted. Go on with: {run.record['command']} run.dir={run.folder} resume=auto")
+        if trainer.interrupted and end.code != SIGTERM_CODE:
+            raise KeyboardInterrupt("Ctrl-C") from None
+        raise
 
 
 def evaluate(

@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader
 
 from thaw.data.sampler import EpochSampler, Transformed
+from thaw.defaults import default_batch_size
 from thaw.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -49,7 +50,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     Args:
         seed: seeds the splits, the subset, the order and the augmentation.
-        batch_size: samples a step.
+        batch_size: samples a step; None takes 32, or less where there are few labels.
         num_workers: loader processes; None takes the cores, at most 4.
         train_size: a stratified subset of train, as a count of samples (int) or a share (float).
         val_size, test_size: share carved from train where the data has no such split.
@@ -61,19 +62,20 @@ class DataModule(L.LightningDataModule, ABC):
     def __init__(
         self,
         seed: int = 0,
-        batch_size: Annotated[int, Field(ge=1)] = 32,
+        batch_size: Annotated[int, Field(ge=1)] | None = None,
         num_workers: Annotated[int, Field(ge=0)] | None = None,
         train_size: Size | None = None,
         val_size: Share = 0.1,
         test_size: Share | None = None,
     ) -> None:
         super().__init__()
-        self.seed, self.batch_size = seed, batch_size
+        self.seed = seed
         self.num_workers = min(os.cpu_count() or 1, 4) if num_workers is None else num_workers
         self.classes, splits = self.read()
         if len(self.classes) < 2:
             raise UserError(f"data must have at least two classes; found {len(self.classes)}: {self.classes}.")
         self.splits = self._carve(splits, train_size, val_size, test_size)
+        self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
         self.transforms: dict[str, Callable[[Any], Any]] = {}
 
     @abstractmethod

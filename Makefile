@@ -1,0 +1,38 @@
+# The two commands of the README, and what they need. Extra arguments: make train ARGS="model=resnet optimizer.lr=3e-5"
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: setup train test test-slow lint format lock results
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Thaw needs Python 3.11 or later; write e.g. make setup PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --require-hashes -r requirements.lock
+	$(PY) -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+train: setup
+	$(PY) train.py $(ARGS)
+
+test: setup
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+lock: setup
+	$(PY) -m uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	  --prerelease if-necessary-or-explicit --extra dev --extra tensorboard pyproject.toml -o requirements.lock
+
+results: setup
+	$(PY) scripts/results.py

@@ -1,0 +1,250 @@
+"""Checkpoints: whole after a crash, free of code, and the two that a run keeps."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
+from thaw.errors import UserError
+
+STATE = {
+    "epoch": 3,
+    "state_dict": {"weight": torch.arange(6.0).reshape(2, 3)},
+    "config": {"optimizer": {"lr": 1e-3, "options": None}, "names": ["a", "b"]},
+    "metrics": {"val/accuracy": 0.5},
+}
+
+
+class Intruder:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.marker),))
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    assert torch.equal(found["state_dict"]["weight"], expected["state_dict"]["weight"])
+    assert {k: v for k, v in found.items() if k != "state_dict"} == {
+        k: v for k, v in expected.items() if k != "state_dict"
+    }
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(path)
+    assert f"'{path}'" in str(caught.value)
+    return str(caught.value)
+
+
+# Writing
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "new" / "folder" / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(STATE, path)
+    assert_same(load_checkpoint(path), STATE)
+    assert_same(AtomicCheckpointIO().load_checkpoint(str(path)), STATE)
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_newer_checkpoint_replaces_the_older(tmp_path):
+    for epoch in range(3):
+        AtomicCheckpointIO().save_checkpoint(STATE | {"epoch": epoch}, tmp_path / "last.ckpt")
+    assert load_checkpoint(tmp_path / "last.ckpt")["epoch"] == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), RuntimeError("half written")])
+def test_crash_while_writing_leaves_the_older_file_whole(tmp_path, monkeypatch, error):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(STATE, path)
+    before = path.read_bytes()
+
+    def half(checkpoint: Any, file: io.BufferedWriter) -> None:
+        file.write(before[: len(before) // 2])
+        raise error
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(type(error)):
+        AtomicCheckpointIO().save_checkpoint(STATE | {"epoch": 4}, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_crash_of_the_first_checkpoint_leaves_no_file(tmp_path, monkeypatch):
+    def fail(checkpoint: Any, file: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        AtomicCheckpointIO().save_checkpoint(STATE, tmp_path / "last.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    """Without fsync before the rename, a power cut can leave the new name on an empty file."""
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: order.append(("fsync", os.fstat(fd).st_size)) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: order.append(("rename", Path(a).parent)) or replace(a, b))
+    AtomicCheckpointIO().save_checkpoint(STATE, tmp_path / "last.ckpt")
+    assert order == [("fsync", (tmp_path / "last.ckpt").stat().st_size), ("rename", tmp_path)]
+
+
+def test_removal_of_a_checkpoint_that_is_gone_is_no_error(tmp_path):
+    AtomicCheckpointIO().save_checkpoint(STATE, tmp_path / "last.ckpt")
+    for _ in range(2):
+        AtomicCheckpointIO().remove_checkpoint(tmp_path / "last.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Reading
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize(
+    "load",
+    [
+        load_checkpoint,
+        AtomicCheckpointIO().load_checkpoint,
+        lambda path: AtomicCheckpointIO().load_checkpoint(path, weights_only=False),
+    ],
+    ids=["function", "plugin", "plugin told to trust"],
+)
+def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path, bare, load):
+    path, marker = tmp_path / "evil.ckpt", tmp_path / "marker"
+    content = {"state_dict": {}, "extra": Intruder(marker)}
+    path.write_bytes(pickle.dumps(content)) if bare else torch.save(content, path)
+    with pytest.raises(UserError, match="must be a checkpoint of tensors and plain containers"):
+        load(path)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Intruder(marker)))  # it would have worked
+    assert marker.exists()
+
+
+def test_missing_checkpoint_is_named_with_a_way_out(tmp_path):
+    message = refused(tmp_path / "last.ckpt")
+    assert "must exist" in message
+    assert "resume=never" in message
+
+
+def write_truncated(path: Path) -> None:
+    torch.save(STATE, path)
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def write_object(path: Path) -> None:
+    torch.save({"network": nn.Linear(2, 2)}, path)
+
+
+WAYS_TO_BREAK = [
+    write_truncated,
+    write_object,
+    lambda path: path.touch(),
+    lambda path: path.write_text("<html>404</html>"),
+    lambda path: path.mkdir(),
+]
+
+
+@pytest.mark.parametrize("spoil", WAYS_TO_BREAK, ids=["truncated", "object", "empty", "html", "folder"])
+def test_broken_checkpoint_is_named(tmp_path, spoil):
+    spoil(tmp_path / "last.ckpt")
+    message = refused(tmp_path / "last.ckpt")
+    assert "must be a checkpoint of tensors and plain containers" in message
+    assert len(message.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("spoil", WAYS_TO_BREAK, ids=["truncated", "object", "empty", "html", "folder"])
+def test_broken_checkpoint_is_told_in_plain_words_with_a_way_out(tmp_path, spoil):
+    """Torch's own words are cut in mid-sentence, coloured, and about a switch that the user does not have."""
+    spoil(tmp_path / "last.ckpt")
+    message = refused(tmp_path / "last.ckpt")
+    assert "\x1b" not in message
+    assert "weights_only" not in message
+    assert message.endswith(".")
+
+
+def test_tensors_come_back_on_the_cpu(tmp_path):
+    torch.save(STATE, tmp_path / "last.ckpt")
+    assert load_checkpoint(tmp_path / "last.ckpt")["state_dict"]["weight"].device.type == "cpu"
+
+
+# Keeping
+
+
+class Counting(L.LightningModule):
+    """Its validation accuracy in each epoch is given, and its weight counts the steps."""
+
+    def __init__(self, accuracies: list[float], fail_at: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.accuracies, self.fail_at = accuracies, fail_at
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        if self.trainer.global_step == self.fail_at:
+            raise RuntimeError("power cut")
+        return -self.weight.sum()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("val/accuracy", self.accuracies[self.current_epoch], batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def fit(module: Counting, folder: Path, mode: Any = "max", every_n_steps: int | None = None) -> None:
+    loader = DataLoader(torch.zeros(4, 1), batch_size=1)
+    trainer = L.Trainer(
+        max_epochs=len(module.accuracies),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[*checkpoints(folder, "val/accuracy", mode, every_n_steps)],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+    )
+    trainer.fit(module, loader, DataLoader(torch.zeros(1, 1)))
+
+
+@pytest.mark.parametrize(("every_n_steps", "names"), [(None, ["best", "last"]), (5, ["best", "last", "last"])])
+def test_callbacks_are_best_and_last_and_steps(tmp_path, every_n_steps, names):
+    kept = checkpoints(tmp_path, "val/f1", "max", every_n_steps)
+    assert [callback.filename for callback in kept] == names
+    assert [callback.monitor for callback in kept] == ["val/f1", None, None][: len(names)]
+    assert {Path(callback.dirpath) for callback in kept} == {tmp_path}
+    # Lightning stores each callback's state under its key.
+    assert len({callback.state_key for callback in kept}) == len(kept)
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 1), ("min", 2)])
+def test_best_follows_the_monitor_and_last_the_run(tmp_path, mode, best):
+    fit(Counting([0.5, 0.9, 0.1, 0.6]), tmp_path, mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    kept = {name: load_checkpoint(tmp_path / f"{name}.ckpt") for name in ("best", "last")}
+    assert {name: checkpoint["epoch"] for name, checkpoint in kept.items()} == {"best": best, "last": 3}
+    assert float(kept["best"]["state_dict"]["weight"]) == 4 * (best + 1)
+    assert float(kept["last"]["state_dict"]["weight"]) == 16
+
+
+@pytest.mark.parametrize(("every_n_steps", "steps"), [(None, 4), (3, 6), (1, 7)])
+def test_crash_within_an_epoch_loses_the_steps_since_the_last_checkpoint(tmp_path, every_n_steps, steps):
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(Counting([0.5, 0.9], fail_at=7), tmp_path, every_n_steps=every_n_steps)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    last = load_checkpoint(tmp_path / "last.ckpt")
+    assert (last["global_step"], float(last["state_dict"]["weight"])) == (steps, steps)

@@ -1,0 +1,314 @@
+"""Splits, subsets and loaders, over digits and over numbers that name themselves."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from thaw.data.datamodule import DataModule, Samples
+from thaw.data.digits import Digits
+from thaw.errors import UserError
+
+DIGITS_PREPROCESSING = {
+    "channels": 1,
+    "size": 16,
+    "mean": [0.3],
+    "std": [0.35],
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+}
+
+
+def as_tensor(number: int) -> Tensor:
+    return torch.tensor(float(number))
+
+
+def refuse(number: int) -> Tensor:
+    raise AssertionError(f"sample {number} was opened too early")
+
+
+def negative(value: Tensor) -> Tensor:
+    return -value - 1
+
+
+class Numbers(DataModule):
+    """Each sample is its own number: `counts[k]` samples of class k, and ready-made splits where wanted."""
+
+    def __init__(self, counts=(60, 40, 20), given=(), opener=as_tensor, names=None, **data: Any) -> None:
+        self.counts, self.given, self.opener = counts, given, opener
+        self.names = names or [f"class{index}" for index in range(len(counts))]
+        super().__init__(**{"num_workers": 0} | data)
+
+    def read(self) -> tuple[list[str], dict[str, Samples]]:
+        targets = np.repeat(np.arange(len(self.counts)), self.counts)
+        first = 0
+        splits = {}
+        for split in ("train", *self.given):
+            splits[split] = Samples(np.arange(first, first + len(targets)), targets, self.opener)
+            first += len(targets)
+        return self.names, splits
+
+    def preprocess(self, **preprocessing: Any) -> None:
+        self.transforms = {"train": negative, "eval": torch.clone}
+
+
+def inputs(data: DataModule) -> dict[str, list[int]]:
+    return {split: [int(number) for number in samples.inputs] for split, samples in data.splits.items()}
+
+
+def class_counts(data: DataModule, split: str) -> list[int]:
+    return np.bincount(data.splits[split].targets, minlength=len(data.classes)).tolist()
+
+
+def batches(loader: Any) -> list[list[float]]:
+    return [batch.tolist() for batch, _ in loader]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"train": 108, "val": 12}),
+        ({"val_size": 0.25}, {"train": 90, "val": 30}),
+        ({"test_size": 0.2}, {"train": 86, "val": 10, "test": 24}),
+        ({"given": ("val",)}, {"train": 120, "val": 120}),
+        ({"given": ("test",), "test_size": 0.5}, {"train": 108, "val": 12, "test": 120}),
+        ({"given": ("val", "test")}, {"train": 120, "val": 120, "test": 120}),
+    ],
+)
+def test_splits_are_disjoint_and_complete(options, expected):
+    data = Numbers(**options)
+    assert data.sizes == expected
+    held = sorted(number for numbers in inputs(data).values() for number in numbers)
+    assert held == list(range(120 * (1 + len(options.get("given", ())))))
+
+
+def test_splits_the_data_already_has_are_kept_as_they_are():
+    assert inputs(Numbers(given=("val",), val_size=0.5))["val"] == list(range(120, 240))
+
+
+def test_digits_splits_hold_every_digit_once():
+    pixels = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+    held = Counter(image.tobytes() for samples in Digits().splits.values() for image in samples.inputs)
+    assert held == Counter(image.tobytes() for image in pixels)
+
+
+def test_samples_keep_their_own_targets():
+    data = Numbers(test_size=0.2, train_size=30)
+    for samples in data.splits.values():
+        for index, number in enumerate(samples.inputs):
+            assert samples[index] == (as_tensor(number), int(np.searchsorted([60, 100, 120], number, "right")))
+
+
+def assert_stratified(part: list[int], whole: list[int]) -> None:
+    """Each class has its share of the whole, to within one sample."""
+    expected = np.array(whole) * (sum(part) / sum(whole))
+    assert np.abs(part - expected).max() <= 1, (part, whole)
+
+
+@pytest.mark.parametrize("counts", [(60, 40, 20), (100, 100), (200, 57, 11, 31)])
+def test_splits_keep_class_shares_within_one_sample(counts):
+    data = Numbers(counts=counts, val_size=0.2, test_size=0.2)
+    assert_stratified(class_counts(data, "test"), list(counts))
+    rest = np.add(class_counts(data, "train"), class_counts(data, "val")).tolist()
+    assert_stratified(class_counts(data, "val"), rest)
+    assert_stratified(class_counts(data, "train"), rest)
+
+
+def test_digits_splits_keep_class_shares_within_one_sample():
+    data = Digits()
+    assert_stratified(class_counts(data, "test"), np.bincount(load_digits().target).tolist())
+    assert_stratified(
+        class_counts(data, "val"), np.add(class_counts(data, "train"), class_counts(data, "val")).tolist()
+    )
+
+
+def test_same_seed_gives_the_same_split():
+    expected = inputs(Numbers(seed=4, test_size=0.2, train_size=0.5))
+    np.random.seed(77)
+    torch.manual_seed(77)
+    assert inputs(Numbers(seed=4, test_size=0.2, train_size=0.5)) == expected
+
+
+def test_other_seed_gives_another_split():
+    first, second = inputs(Numbers(seed=0, test_size=0.2)), inputs(Numbers(seed=1, test_size=0.2))
+    assert all(first[split] != second[split] for split in ("train", "val", "test"))
+
+
+@pytest.mark.parametrize("size", [10, 57, 100, 1000])
+def test_subset_by_count_has_exactly_that_many_and_every_class(size):
+    data = Digits(train_size=size)
+    assert data.sizes["train"] == size
+    assert min(class_counts(data, "train")) >= 1
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_subset_by_share_has_that_share_and_every_class(share):
+    full, data = Digits(), Digits(train_size=share)
+    assert abs(data.sizes["train"] - share * full.sizes["train"]) < 1
+    assert min(class_counts(data, "train")) >= 1
+
+
+@pytest.mark.parametrize("size", [90, 0.3])
+def test_subset_keeps_class_shares(size):
+    assert_stratified(class_counts(Digits(train_size=size), "train"), class_counts(Digits(), "train"))
+
+
+def test_subset_is_part_of_train_and_leaves_val_and_test_alone():
+    full, part = inputs(Numbers(test_size=0.2)), inputs(Numbers(test_size=0.2, train_size=12))
+    assert set(part["train"]) < set(full["train"])
+    assert (part["val"], part["test"]) == (full["val"], full["test"])
+
+
+@pytest.mark.parametrize("size", [108, 1.0, None])
+def test_subset_of_everything_is_everything(size):
+    assert inputs(Numbers(train_size=size)) == inputs(Numbers())
+
+
+@pytest.mark.parametrize("size", [107, 106])
+def test_subset_may_leave_out_fewer_samples_than_there_are_classes(size):
+    data = Numbers(train_size=size)
+    assert data.sizes["train"] == size
+    assert min(class_counts(data, "train")) >= 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 1294, 5000])
+def test_subset_below_the_class_count_or_above_the_size_is_refused(size):
+    with pytest.raises(UserError, match=r"data\.train_size must") as caught:
+        Digits(train_size=size)
+    assert f"got {size} " in str(caught.value)
+    assert "10 classes" in str(caught.value)
+
+
+def counts_or_refusal(**options: Any) -> list[int] | str:
+    try:
+        return class_counts(Numbers(**options), "train")
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("size", [10, 0.02])
+def test_subset_of_unequal_classes_keeps_every_class_or_is_refused(size):
+    """A stratified draw alone gives a class of five beside one of nine hundred no place among ten."""
+    found = counts_or_refusal(counts=(1000, 6), train_size=size)
+    assert "data.train_size" in found if isinstance(found, str) else min(found) >= 1
+
+
+@pytest.mark.parametrize("option", ["val_size", "test_size"])
+def test_share_that_leaves_a_class_without_samples_is_refused(option):
+    with pytest.raises(UserError, match=rf"data\.{option} must leave every class at least one sample"):
+        Numbers(counts=(50, 50, 50), **{"given": ("val",) if option == "test_size" else (), option: 0.01})
+
+
+def test_class_of_one_sample_is_refused():
+    with pytest.raises(UserError, match=r"data\.val_size .* got 0\.1 of 51 samples in 2 classes"):
+        Numbers(counts=(50, 1))
+
+
+def test_single_class_is_refused_by_name():
+    with pytest.raises(UserError, match=r"at least two classes; found 1: \['only'\]"):
+        Numbers(counts=(50,), names=["only"])
+
+
+def test_fingerprint_is_stable():
+    assert Numbers(train_size=20).fingerprint == Numbers(train_size=20, batch_size=7).fingerprint
+    assert Digits().fingerprint == Digits(augment="strong").fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"train_size": 20},
+        {"val_size": 0.2},
+        {"test_size": 0.2},
+        {"names": ["a", "b", "c"]},
+        {"counts": (60, 39, 21)},
+    ],
+)
+def test_fingerprint_changes_with_the_data(change):
+    assert Numbers(**change).fingerprint != Numbers().fingerprint
+
+
+def test_fingerprint_of_digits_changes_with_a_pixel():
+    data = Digits()
+    before = data.fingerprint
+    data.splits["train"].inputs[0] = 255 - data.splits["train"].inputs[0]
+    assert data.fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch_size", "expected"),
+    [
+        ((9, 8), 8, [8, 8]),
+        ((9, 9), 8, [8, 8, 2]),
+        ((8, 8), 8, [8, 8]),
+        ((9, 8), 32, [17]),
+        ((9, 8), 17, [17]),
+        ((2, 1), 1, [1, 1, 1]),
+    ],
+)
+def test_last_batch_of_one_sample_is_dropped_in_training(counts, batch_size, expected):
+    data = Numbers(counts=counts, given=("val", "test"), batch_size=batch_size)
+    data.preprocess()
+    assert [len(batch) for batch in batches(data.train_dataloader())] == expected
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_last_batch_of_one_sample_is_evaluated(split):
+    data = Numbers(counts=(9, 8), given=("val", "test"), batch_size=8)
+    data.preprocess()
+    assert [len(batch) for batch in batches(getattr(data, f"{split}_dataloader")())] == [8, 8, 1]
+
+
+def test_evaluation_is_in_order_and_not_augmented():
+    data = Numbers(counts=(9, 8), given=("val",), batch_size=32)
+    data.preprocess()
+    assert batches(data.val_dataloader()) == [[float(number) for number in range(17, 34)]]
+
+
+def test_training_is_augmented_and_in_another_order_each_epoch():
+    data = Numbers(counts=(9, 8), given=("val",), batch_size=32)
+    data.preprocess()
+    loader = data.train_dataloader()
+    orders = []
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        orders.append(tuple(batches(loader)[0]))
+    assert [sorted(order) for order in orders] == [[float(-number - 1) for number in range(16, -1, -1)]] * 3
+    assert len(set(orders)) == 3
+
+
+@pytest.mark.parametrize("augment", ["default", "strong"])
+def test_loader_gives_the_same_batches_with_and_without_workers(augment):
+    epochs = []
+    for workers in (0, 2):
+        data = Digits(train_size=24, batch_size=8, augment=augment, num_workers=workers, seed=3)
+        data.preprocess(**DIGITS_PREPROCESSING)
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(4)
+        epochs.append(list(loader))
+    assert len(epochs[0]) == len(epochs[1]) == 3
+    for (alone, targets), (parallel, parallel_targets) in zip(*epochs, strict=True):
+        assert torch.equal(alone, parallel)
+        assert torch.equal(targets, parallel_targets)
+
+
+def test_samples_are_opened_only_when_asked_for():
+    data = Numbers(opener=refuse, test_size=0.2, train_size=20)
+    assert data.fingerprint
+    with pytest.raises(AssertionError, match="opened too early"):
+        data.splits["train"][0]
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 3), (64, 4), (None, 1)])
+def test_workers_default_to_the_cores_at_most_four(monkeypatch, cores, expected):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert Numbers(num_workers=None).num_workers == expected
+
+
+def test_network_is_told_the_number_of_classes():
+    assert Numbers(counts=(10, 10, 10, 10)).network_arguments == {"num_outputs": 4}

@@ -1,0 +1,219 @@
+"""Strategies, and what they promise while they run: frozen groups do not move by one bit."""
+
+import copy
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from thaw.contract import FreezeContractError, assert_contract
+from thaw.data.digits import Digits
+from thaw.freezing import Freezing, Gradual, LastN, NoFreezing, ProbeThenTune
+from thaw.model.network import Network
+from thaw.model.timm import timm_network
+from thaw.module import FineTuner
+from thaw.optimizer import create_optimizer, param_groups
+from thaw.scheduler import cosine
+from thaw.task import Classification
+
+GROUPS = ["stem", "block00", "block01", "block02", "block03", "head"]
+STRATEGIES = [NoFreezing(), LastN(n=0), LastN(n=1), LastN(n=99), Gradual(), Gradual(every=1), ProbeThenTune()]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("epochs", [1, 2, 7, 100])
+def test_every_strategy_trains_the_head_and_never_freezes_again(strategy: Freezing, epochs: int) -> None:
+    before: set[str] = set()
+    for epoch in range(epochs):
+        names = list(strategy.trains(GROUPS, epoch, epochs))
+        assert "head" in names
+        assert before <= set(names) <= set(GROUPS)
+        assert names == [name for name in GROUPS if name in names]
+        before = set(names)
+
+
+def test_the_words_mean_what_they_say() -> None:
+    assert list(NoFreezing().trains(GROUPS, 0, 10)) == GROUPS
+    assert list(LastN(n=0).trains(GROUPS, 9, 10)) == ["head"]
+    assert list(LastN(n=2).trains(GROUPS, 0, 10)) == ["block02", "block03", "head"]
+    counts = [len(Gradual(every=2).trains(GROUPS, epoch, 20)) for epoch in range(12)]
+    assert counts == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    spread = [len(Gradual(over=0.5).trains(GROUPS, epoch, 20)) for epoch in range(20)]
+    assert spread[0] == 1
+    assert spread[9] == 5
+    assert spread[10:] == [6] * 10
+    assert [len(ProbeThenTune(probe=0.3).trains(GROUPS, epoch, 10)) for epoch in range(10)] == [1] * 3 + [6] * 7
+
+
+def test_thaw_epochs_are_those_since_which_a_group_trains_without_a_break() -> None:
+    assert Gradual(every=2).thaw_epochs(GROUPS, 5, 20) == {"head": 0, "block03": 2, "block02": 4}
+    assert ProbeThenTune(probe=0.3).thaw_epochs(GROUPS, 9, 10) == {"head": 0} | dict.fromkeys(GROUPS[:-1], 3)
+
+
+class Snapshots(L.Callback):
+    """Keeps every tensor of the network at each epoch's end, and every rate at each step."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, torch.Tensor]] = []
+        self.rates: list[dict[str, float]] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        self.rates.append({group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: FineTuner) -> None:
+        self.states.append(copy.deepcopy(pl_module.network.state_dict()))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: FineTuner) -> None:
+        self.states.append(copy.deepcopy(pl_module.network.state_dict()))
+
+
+def fit(freezing: Freezing, epochs: int = 3, accumulate: int = 1) -> tuple[FineTuner, Snapshots, L.Trainer]:
+    L.seed_everything(0, verbose=False)
+    data = Digits(train_size=96, num_workers=0)
+    network = timm_network("resnet_glyphs", 10, dropout=0.2)
+    data.preprocess(**network.preprocessing)
+    module = FineTuner(network, Classification(10), create_optimizer, cosine())
+    snapshots = Snapshots()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        accumulate_grad_batches=accumulate,
+        callbacks=[freezing, snapshots],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, data)
+    return module, snapshots, trainer
+
+
+@pytest.mark.parametrize("strategy", [LastN(n=0), LastN(n=1), Gradual(every=1), ProbeThenTune(probe=0.4), NoFreezing()])
+def test_frozen_groups_do_not_move_and_trained_ones_do(strategy: Freezing) -> None:
+    """Weights and BatchNorm statistics alike, bit for bit, epoch by epoch."""
+    epochs = 3
+    module, snapshots, _ = fit(strategy, epochs)
+    owner = {name: group for group, names in module.network.groups.items() for name in names}
+    for epoch in range(epochs):
+        before, after = snapshots.states[epoch], snapshots.states[epoch + 1]
+        trains = strategy.trains(list(module.network.groups), epoch, epochs)
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        # A BatchNorm buffer belongs to the group of its layer's weight.
+        groups = {owner.get(name) or owner[f"{name.rpartition('.')[0]}.weight"] for name in moved}
+        assert groups == set(trains), f"epoch {epoch}"
+        assert {name for name in owner if owner[name] in trains} <= moved
+
+
+def test_frozen_parameters_have_no_gradient_and_no_optimizer_state() -> None:
+    module, _, trainer = fit(LastN(n=0), epochs=1)
+    frozen = {id(p) for p in module.network.body.parameters()}
+    assert all(p.grad is None for p in module.network.body.parameters())
+    assert not frozen & {id(p) for p in trainer.optimizers[0].state}
+
+
+def test_a_thawed_group_starts_slowly_and_frozen_ones_have_no_rate() -> None:
+    _, snapshots, _ = fit(Gradual(every=1, rewarm=0.5), epochs=2)
+    assert len(snapshots.rates) == 6  # three steps an epoch, so the re-warm takes three
+    shares = [rates["block03/decay"] / rates["head/decay"] * 10 for rates in snapshots.rates]
+    assert shares == pytest.approx([0, 0, 0, 1 / 3, 2 / 3, 1])
+    assert all(rates["stem/decay"] == 0 for rates in snapshots.rates)
+    assert all(rates["head/decay"] > 0 for rates in snapshots.rates)
+
+
+def test_the_timeline_tells_every_stage() -> None:
+    strategy = Gradual(every=1)
+    fit(strategy, epochs=3)
+    assert strategy.timeline == [(0, ["head"]), (1, ["block03", "head"]), (2, ["block02", "block03", "head"])]
+
+
+def test_early_stopping_waits_for_the_last_thaw() -> None:
+    """A metric that never improves would stop the run in its second epoch."""
+    data, network = Digits(train_size=40, num_workers=0), timm_network("resnet_glyphs", 10)
+    data.preprocess(**network.preprocessing)
+    module = FineTuner(network, Classification(10), create_optimizer, cosine())
+    stopping = L.pytorch.callbacks.EarlyStopping("val/loss", mode="max", min_delta=1e9, patience=1)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=8,
+        callbacks=[ProbeThenTune(probe=0.5), stopping],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=1,
+    )
+    trainer.fit(module, data)
+    assert trainer.current_epoch == 5  # thawed in the fifth epoch, and stopped one patience later
+
+
+def prepared() -> tuple[Network, torch.optim.Optimizer]:
+    network = timm_network("resnet_glyphs", 10, weights="none")
+    optimizer = create_optimizer(network)
+    network.train_groups(["block03", "head"])
+    network.train()
+    return network, optimizer
+
+
+def test_the_contract_holds_and_tells_each_group() -> None:
+    network, optimizer = prepared()
+    states = assert_contract(network, optimizer, ["block03", "head"])
+    assert [state.group for state in states] == list(network.groups)
+    assert [state.mode for state in states] == ["eval"] * 4 + ["train"] * 2
+    assert sum(state.parameters for state in states) == sum(p.numel() for p in network.parameters())
+
+
+def test_a_lost_parameter_is_named() -> None:
+    network, optimizer = prepared()
+    optimizer.param_groups[-1]["params"].pop()
+    with pytest.raises(FreezeContractError, match=r"head\.linear\.bias' is not in the optimizer"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_a_doubled_parameter_is_named() -> None:
+    network, optimizer = prepared()
+    optimizer.param_groups[0]["params"].append(network.head.linear.bias)
+    with pytest.raises(FreezeContractError, match=r"head\.linear\.bias"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_a_wrong_requires_grad_is_named() -> None:
+    network, optimizer = prepared()
+    network.body.layer1[0].conv1.weight.requires_grad_(True)
+    with pytest.raises(FreezeContractError, match=r"layer1\.0\.conv1\.weight' must not require a gradient"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_a_wrong_mode_is_named() -> None:
+    network, optimizer = prepared()
+    network.body.layer2[0].bn1.train()
+    with pytest.raises(FreezeContractError, match=r"layer2.* must be in eval mode"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_active_dropout_in_a_frozen_group_is_named() -> None:
+    network, optimizer = prepared()
+    network.body.layer1.add_module("dropout", nn.Dropout(0.5))
+    with pytest.raises(FreezeContractError, match="layer1"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_a_leftover_gradient_is_named() -> None:
+    network, optimizer = prepared()
+    network.body.layer1[0].conv1.weight.grad = torch.zeros_like(network.body.layer1[0].conv1.weight)
+    with pytest.raises(FreezeContractError, match="still holds a gradient"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_two_equal_valued_norms_are_both_trained() -> None:
+    """Lightning's own finetuning compares tensors by value, and trains one of them."""
+    body = nn.Sequential(nn.LayerNorm(8), nn.LayerNorm(8))
+    groups = {"stem": ["0.weight", "0.bias"], "block00": ["1.weight", "1.bias"]}
+    network = Network(body, nn.Linear(8, 2), groups)
+    optimizer = torch.optim.SGD(param_groups(network, lr=0.1, weight_decay=0.0))
+    before = copy.deepcopy(body.state_dict())
+    network(torch.randn(16, 8)).pow(2).sum().backward()
+    optimizer.step()
+    assert all(not torch.equal(before[name], value) for name, value in body.state_dict().items())
