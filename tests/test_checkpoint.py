@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
+from thaw.data.digits import Digits
 from thaw.errors import UserError
 
 STATE = {
@@ -241,6 +242,13 @@ def test_best_follows_the_monitor_and_last_the_run(tmp_path, mode, best):
     assert float(kept["last"]["state_dict"]["weight"]) == 16
 
 
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_last_of_equally_good_epochs_is_the_best(tmp_path, mode):
+    better, worse = (0.9, 0.5) if mode == "max" else (0.5, 0.9)
+    fit(Counting([worse, better, worse, better, worse]), tmp_path, mode)
+    assert load_checkpoint(tmp_path / "best.ckpt")["epoch"] == 3
+
+
 @pytest.mark.parametrize(("every_n_steps", "steps"), [(None, 4), (3, 6), (1, 7)])
 def test_crash_within_an_epoch_loses_the_steps_since_the_last_checkpoint(tmp_path, every_n_steps, steps):
     with pytest.raises(RuntimeError, match="power cut"):
@@ -248,3 +256,48 @@ def test_crash_within_an_epoch_loses_the_steps_since_the_last_checkpoint(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     last = load_checkpoint(tmp_path / "last.ckpt")
     assert (last["global_step"], float(last["state_dict"]["weight"])) == (steps, steps)
+
+
+class Watching(Counting):
+    """Notes the samples of each step."""
+
+    def __init__(self, epochs: int, fail_at: int | None = None) -> None:
+        super().__init__([0.0] * epochs, fail_at)
+        self.seen: list[tuple[int, int, bytes]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.seen.append((self.current_epoch, batch_idx, batch[0].numpy().tobytes()))
+        return loss
+
+
+def watch(folder: Path, fail_at: int | None = None, resume: Path | None = None) -> list[tuple[int, int, bytes]]:
+    data = Digits(train_size=16, batch_size=4, num_workers=0)
+    data.preprocess(channels=1, size=8, mean=[0.0], std=[1.0], interpolation="bilinear", crop_pct=1.0)
+    module = Watching(2, fail_at)
+    trainer = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=checkpoints(folder, "val/accuracy", "max", every_n_steps=3)[-1:],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+    )
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except RuntimeError as error:
+        assert str(error) == "power cut"  # noqa: PT017
+    return module.seen
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_run_resumed_within_an_epoch_sees_the_batches_that_were_left(tmp_path):
+    whole = watch(tmp_path / "whole")
+    assert len(whole) == 8
+    watch(tmp_path / "cut", fail_at=7)
+    rest = watch(tmp_path / "cut", resume=tmp_path / "cut" / "last.ckpt")
+    assert [(epoch, batch) for epoch, batch, _ in rest] == [(1, 2), (1, 3)]
+    assert rest == whole[6:]

@@ -1,6 +1,7 @@
 """Splits, subsets and loaders, over digits and over numbers that name themselves."""
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -276,7 +277,7 @@ def test_training_is_augmented_and_in_another_order_each_epoch():
     loader = data.train_dataloader()
     orders = []
     for epoch in range(3):
-        loader.sampler.set_epoch(epoch)
+        data.trainer = SimpleNamespace(current_epoch=epoch)
         orders.append(tuple(batches(loader)[0]))
     assert [sorted(order) for order in orders] == [[float(-number - 1) for number in range(16, -1, -1)]] * 3
     assert len(set(orders)) == 3
@@ -288,9 +289,8 @@ def test_loader_gives_the_same_batches_with_and_without_workers(augment):
     for workers in (0, 2):
         data = Digits(train_size=24, batch_size=8, augment=augment, num_workers=workers, seed=3)
         data.preprocess(**DIGITS_PREPROCESSING)
-        loader = data.train_dataloader()
-        loader.sampler.set_epoch(4)
-        epochs.append(list(loader))
+        data.trainer = SimpleNamespace(current_epoch=4)
+        epochs.append(list(data.train_dataloader()))
     assert len(epochs[0]) == len(epochs[1]) == 3
     for (alone, targets), (parallel, parallel_targets) in zip(*epochs, strict=True):
         assert torch.equal(alone, parallel)
@@ -308,6 +308,17 @@ def test_samples_are_opened_only_when_asked_for():
 def test_workers_default_to_the_cores_at_most_four(monkeypatch, cores, expected):
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     assert Numbers(num_workers=None).num_workers == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(10, 8), (120, 8), (165, 11), (300, 20), (479, 31), (480, 32), (900, 32)]
+)
+def test_few_labels_come_in_small_batches(size, expected):
+    data = Numbers(counts=(500, 400), given=("val",), train_size=size)
+    data.preprocess()
+    assert data.batch_size == expected
+    assert {len(batch) for batch in batches(data.train_dataloader())[:-1]} <= {expected}
+    assert Numbers(counts=(500, 400), given=("val",), train_size=size, batch_size=64).batch_size == 64
 
 
 def test_network_is_told_the_number_of_classes():

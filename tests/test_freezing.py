@@ -70,7 +70,7 @@ class Snapshots(L.Callback):
 
 def fit(freezing: Freezing, epochs: int = 3, accumulate: int = 1) -> tuple[FineTuner, Snapshots, L.Trainer]:
     L.seed_everything(0, verbose=False)
-    data = Digits(train_size=96, num_workers=0)
+    data = Digits(train_size=96, batch_size=32, num_workers=0)
     network = timm_network("resnet_glyphs", 10, dropout=0.2)
     data.preprocess(**network.preprocessing)
     module = FineTuner(network, Classification(10), create_optimizer, cosine())
@@ -131,7 +131,7 @@ def test_the_timeline_tells_every_stage() -> None:
 
 def test_early_stopping_waits_for_the_last_thaw() -> None:
     """A metric that never improves would stop the run in its second epoch."""
-    data, network = Digits(train_size=40, num_workers=0), timm_network("resnet_glyphs", 10)
+    data, network = Digits(train_size=40, batch_size=32, num_workers=0), timm_network("resnet_glyphs", 10)
     data.preprocess(**network.preprocessing)
     module = FineTuner(network, Classification(10), create_optimizer, cosine())
     stopping = L.pytorch.callbacks.EarlyStopping("val/loss", mode="max", min_delta=1e9, patience=1)

@@ -118,7 +118,7 @@ def test_split_name_may_be_a_class_where_there_is_no_train(tmp_path, alias):
     assert load(tree(tmp_path, classes=("prod", alias))).classes == sorted(["prod", alias])
 
 
-@pytest.mark.parametrize("prefix", ["", "train/"])
+@pytest.mark.parametrize("prefix", ["", "{split}/"])
 def test_zip_files_hold_the_same_images_as_folders(tmp_path, prefix):
     for split in ("train", "test"):
         tree(tmp_path / split, first=len(split))
@@ -126,7 +126,7 @@ def test_zip_files_hold_the_same_images_as_folders(tmp_path, prefix):
     expected = {split: [np.asarray(image) for image, _ in samples] for split, samples in folders.splits.items()}
     order = {split: names(folders, split) for split in folders.splits}
     for split in ("train", "test"):
-        packed(tmp_path / split, tmp_path / f"{split}.zip", prefix)
+        packed(tmp_path / split, tmp_path / f"{split}.zip", prefix.format(split=split))
     data = load(tmp_path)
     assert data.classes == ["cat", "dog"]
     for split, samples in data.splits.items():
@@ -481,13 +481,18 @@ def batch_of_levels(classes: int, repeats: int = 2) -> tuple[torch.Tensor, torch
     return targets[:, None, None, None].float().expand(-1, 3, 16, 16).clone(), targets
 
 
+def trainer_at(batch: int, training: bool = True) -> SimpleNamespace:
+    loop = SimpleNamespace(batch_idx=batch, epoch_loop=SimpleNamespace(batch_idx=batch))
+    return SimpleNamespace(training=training, current_epoch=0, global_step=batch, fit_loop=loop)
+
+
 @pytest.mark.parametrize("options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
 def test_mixing_gives_soft_targets_that_tell_what_was_mixed(options):
     data = Digits(**options)
-    data.trainer = SimpleNamespace(training=True)
     torch.manual_seed(0)
     changed = 0
-    for _ in range(10):
+    for batch in range(10):
+        data.trainer = trainer_at(batch)
         images, targets = batch_of_levels(10)
         mixed, soft = data.on_after_batch_transfer((images, targets), 0)
         assert soft.shape == (20, 10)
@@ -501,8 +506,8 @@ def test_mixing_gives_soft_targets_that_tell_what_was_mixed(options):
 @pytest.mark.parametrize(
     ("options", "trainer"),
     [
-        ({}, SimpleNamespace(training=True)),
-        ({"mixup": 0.8, "cutmix": 1.0}, SimpleNamespace(training=False)),
+        ({}, trainer_at(0)),
+        ({"mixup": 0.8, "cutmix": 1.0}, trainer_at(0, training=False)),
         ({"mixup": 0.8, "cutmix": 1.0}, None),
     ],
 )

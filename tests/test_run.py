@@ -363,6 +363,16 @@ def test_folder_given_by_name_is_resumed_whatever_the_overrides(here, resume):
     assert again.folder == first.folder
 
 
+@pytest.mark.parametrize("resume", ["auto", "must"])
+def test_folder_given_by_name_goes_before_a_newer_one_with_a_number(here, resume):
+    """The advice printed after Ctrl-C names the folder to go on in; a later run beside it is another run."""
+    first = finished(folder="mine/one")
+    second = finished(folder="mine/one", overrides=["seed=9"])
+    os.utime(second.folder / "run.json", (time.time() + 60,) * 2)
+    assert second.folder == Path("mine/one-2")
+    assert made(folder="mine/one", resume=resume).folder == first.folder
+
+
 def test_run_of_a_longer_name_is_not_taken_for_an_earlier_one(here):
     finished(name="digits-resnet")
     finished(name="digits-2b")

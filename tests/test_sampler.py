@@ -10,9 +10,7 @@ SIZE = 40
 
 
 def order(seed: int, epoch: int, size: int = SIZE, shuffle: bool = True) -> list[tuple[int, int]]:
-    sampler = EpochSampler(size, seed, shuffle)
-    sampler.set_epoch(epoch)
-    return list(sampler)
+    return list(EpochSampler(size, seed, shuffle, lambda: epoch))
 
 
 def samples(size: int = SIZE) -> list[tuple[float, int]]:
@@ -29,8 +27,7 @@ def failing(value: float) -> torch.Tensor:
 
 
 def epoch_of(num_workers: int, seed: int, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    sampler = EpochSampler(SIZE, seed, shuffle=True)
-    sampler.set_epoch(epoch)
+    sampler = EpochSampler(SIZE, seed, True, lambda: epoch)
     dataset = Transformed(samples(), noisy, seed)
     return list(DataLoader(dataset, batch_size=7, sampler=sampler, num_workers=num_workers))
 
@@ -52,13 +49,23 @@ def test_order_without_shuffling_is_ascending(epoch):
 
 def test_order_depends_on_seed_and_epoch_only():
     expected = order(seed=7, epoch=3)
-    walked = EpochSampler(SIZE, 7, shuffle=True)
-    for epoch in range(4):
-        torch.manual_seed(epoch)
-        walked.set_epoch(epoch)
+    now = 0
+    walked = EpochSampler(SIZE, 7, True, lambda: now)
+    for now in range(4):
+        torch.manual_seed(now)
         last = list(walked)
     assert last == expected
     assert list(walked) == expected
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_order_that_has_begun_keeps_its_epoch(shuffle):
+    """Workers fetch ahead: an order asked for in one epoch may be read on in the next."""
+    now = 2
+    begun = iter(EpochSampler(SIZE, 7, shuffle, lambda: now))
+    first = next(begun)
+    now = 3
+    assert [first, *begun] == order(7, 2, shuffle=shuffle)
 
 
 def test_orders_differ_between_epochs_and_seeds():
@@ -75,7 +82,7 @@ def test_sampler_leaves_the_global_generator_alone(shuffle):
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_sampler_length_is_the_number_of_keys(shuffle):
-    sampler = EpochSampler(9, 0, shuffle)
+    sampler = EpochSampler(9, 0, shuffle, int)
     assert len(sampler) == len(list(sampler)) == 9
 
 
@@ -108,8 +115,7 @@ def test_augmentation_differs_by_seed_epoch_and_index():
 
 def test_augmentation_is_not_drawn_from_the_generator_of_the_order():
     """An index of its own keeps the first sample from repeating the numbers that shuffled the epoch."""
-    sampler = EpochSampler(SIZE, 0, shuffle=True)
-    shuffled = torch.tensor([index for _, index in sampler])
+    shuffled = torch.tensor([index for _, index in order(0, 0)])
     dataset = Transformed([(0.0, 0)] * SIZE, lambda _: torch.randperm(SIZE), seed=0)
     assert not any(torch.equal(dataset[(0, index)][0], shuffled) for index in range(SIZE))
 

@@ -257,7 +257,7 @@ def test_wandb_offline_in_a_process_of_its_own(tmp_path: Path) -> None:
         sys.executable,
         str(ROOT / "train.py"),
         "data.train_size=64",
-        "trainer.max_epochs=1",
+        "trainer.max_epochs=2",
         "optimizer.lr=3e-5",
     ]
     result = subprocess.run(
@@ -304,7 +304,7 @@ def test_real_photographs_through_real_weights(run_train) -> None:
     outcome = run_train(
         "experiment=hymenoptera", f"data.root={SHARED}/data/hymenoptera",
         f"model.weights={SHARED}/weights/mobilenetv2_100.safetensors", "logger=none", "data.image_size=96",
-        "data.train_size=64", "freezing=linear_probe", "trainer.max_epochs=2",
+        "data.train_size=0.5", "freezing=linear_probe", "trainer.max_epochs=5",
     )  # fmt: skip
     assert outcome.code == 0, outcome.errors
     assert outcome.record["metrics"]["val/accuracy"] > 0.75

@@ -42,16 +42,19 @@ class FineTuner(L.LightningModule):
         # (predictions, targets) of each batch of an evaluation after the training
         self.predictions: list[tuple[Tensor, Tensor]] = []
         optimizer(network)  # a wrong option must show before the run begins
-        self._set_hparams(dict(config or {}))
-        self._hparams_initial = dict(config or {})
+        self.save_hyperparameters(dict(config or {}))
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
         return self.network(inputs)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer(self.network)
-        scheduler = GroupSchedule(optimizer, self.schedule, int(self.trainer.estimated_stepping_batches))
+        scheduler = GroupSchedule(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+    def on_train_start(self) -> None:
+        # Asked any earlier, Lightning would let the loader's workers fetch epoch 0 before it restores a checkpoint.
+        self.lr_schedulers().set_steps(int(self.trainer.estimated_stepping_batches))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:

@@ -72,7 +72,7 @@ def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> No
     try:
         trainer.fit(module, data, ckpt_path=run.last, weights_only=True)
     except SystemExit as end:
-        say(f"Interrupted. Go on with: {run.record['command']} run.dir={run.folder} resume=auto")
+        say(f"Interrupted. Go on with: {run.resume_command}")
         if trainer.interrupted and end.code != SIGTERM_CODE:
             raise KeyboardInterrupt("Ctrl-C") from None
         raise

@@ -73,6 +73,12 @@ class Run:
         return self.record.get("status") == "finished"
 
     @property
+    def resume_command(self) -> str:
+        """The same command, going on in this directory."""
+        kept = [text for text in self.record["overrides"] if not text.startswith("run.dir=")]
+        return shlex.join(["python", "train.py", *kept, f"run.dir={self.folder}", "resume=auto"])
+
+    @property
     def last(self) -> Path | None:
         """The newest checkpoint to go on from."""
         path = self.folder / "checkpoints" / "last.ckpt"

@@ -113,16 +113,18 @@ class GroupSchedule(LRScheduler):
 
     Stepped once an optimizer step. The share of the run at step s of S is (s + 1) / (S + 1), so that neither the
     first nor the last step is lost to a rate of zero.
-
-    Args:
-        steps: optimizer steps of the whole run.
     """
 
-    def __init__(self, optimizer: Optimizer, schedule: Schedule, steps: int) -> None:
+    def __init__(self, optimizer: Optimizer, schedule: Schedule, steps: int = 1) -> None:
         self.schedule, self.steps = schedule, steps
         self._thawed: Mapping[str, int] | None = None
         self._rewarm = 0.0
         super().__init__(optimizer)
+
+    def set_steps(self, steps: int) -> None:
+        """Say how many optimizer steps the whole run has."""
+        self.steps = steps
+        self._apply()
 
     def set_thawed(self, thawed: Mapping[str, int], rewarm: float) -> None:
         """Apply from now on which layer groups train, and since which optimizer step.

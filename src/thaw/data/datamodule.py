@@ -141,12 +141,16 @@ class DataModule(L.LightningDataModule, ABC):
         return DataLoader(
             Transformed(samples, transform, self.seed),
             batch_size=self.batch_size,
-            sampler=EpochSampler(len(samples), self.seed, shuffle=train),
+            sampler=EpochSampler(len(samples), self.seed, shuffle=train, epoch=self._epoch),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             # A last batch of one sample has no variance for BatchNorm to normalise by.
             drop_last=train and len(samples) > self.batch_size and len(samples) % self.batch_size == 1,
         )
+
+    def _epoch(self) -> int:
+        # `trainer.current_epoch` is still 0 when a resumed run draws its first order; this is what it will be.
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train")

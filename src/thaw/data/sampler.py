@@ -11,23 +11,23 @@ from torch.utils.data import Dataset, Sampler
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index) pairs in an order that depends on (seed, epoch) only.
 
-    Lightning calls `set_epoch` before each epoch, so a resumed run sees the order of an uninterrupted one.
+    Args:
+        epoch: tells the epoch whenever an order is drawn. Asked and not told, because loader workers fetch the first
+            batches of a resumed run before Lightning calls any `set_epoch`.
     """
 
-    def __init__(self, size: int, seed: int, shuffle: bool) -> None:
-        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, size: int, seed: int, shuffle: bool, epoch: Callable[[], int]) -> None:
+        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch()
         if not self.shuffle:
-            return ((self.epoch, index) for index in range(self.size))
-        generator = torch.Generator().manual_seed(_mixed(self.seed, self.epoch, 0))
-        return ((self.epoch, index) for index in torch.randperm(self.size, generator=generator).tolist())
+            return ((epoch, index) for index in range(self.size))
+        generator = torch.Generator().manual_seed(_mixed(self.seed, epoch, 0))
+        return ((epoch, index) for index in torch.randperm(self.size, generator=generator).tolist())
 
 
 class Transformed(Dataset[tuple[Tensor, int]]):
