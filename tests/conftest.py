@@ -37,9 +37,7 @@ class Outcome:
 
 
 @pytest.fixture
-def run_train(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> Callable[..., Outcome]:
+def run_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture) -> Callable[..., Outcome]:
     """`run_train("freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
 
     def run(*overrides: str) -> Outcome:

@@ -69,6 +69,11 @@ def batches(loader: Any) -> list[list[float]]:
     return [batch.tolist() for batch, _ in loader]
 
 
+def trainer_in(epoch: int) -> SimpleNamespace:
+    progress = SimpleNamespace(current=SimpleNamespace(processed=epoch))
+    return SimpleNamespace(current_epoch=epoch, fit_loop=SimpleNamespace(epoch_progress=progress))
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -277,7 +282,7 @@ def test_training_is_augmented_and_in_another_order_each_epoch():
     loader = data.train_dataloader()
     orders = []
     for epoch in range(3):
-        data.trainer = SimpleNamespace(current_epoch=epoch)
+        data.trainer = trainer_in(epoch)
         orders.append(tuple(batches(loader)[0]))
     assert [sorted(order) for order in orders] == [[float(-number - 1) for number in range(16, -1, -1)]] * 3
     assert len(set(orders)) == 3
@@ -289,7 +294,7 @@ def test_loader_gives_the_same_batches_with_and_without_workers(augment):
     for workers in (0, 2):
         data = Digits(train_size=24, batch_size=8, augment=augment, num_workers=workers, seed=3)
         data.preprocess(**DIGITS_PREPROCESSING)
-        data.trainer = SimpleNamespace(current_epoch=4)
+        data.trainer = trainer_in(4)
         epochs.append(list(data.train_dataloader()))
     assert len(epochs[0]) == len(epochs[1]) == 3
     for (alone, targets), (parallel, parallel_targets) in zip(*epochs, strict=True):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -371,6 +372,15 @@ def test_folder_given_by_name_goes_before_a_newer_one_with_a_number(here, resume
     os.utime(second.folder / "run.json", (time.time() + 60,) * 2)
     assert second.folder == Path("mine/one-2")
     assert made(folder="mine/one", resume=resume).folder == first.folder
+
+
+def test_advice_after_an_interruption_leads_back_to_the_same_run(here):
+    run = made(overrides=["seed=2", "name='two words'", "run.dir=mine/one"], folder="mine/one")
+    run.update()
+    run.release()
+    words = shlex.split(run.resume_command)
+    assert words == ["python", "train.py", "seed=2", "name='two words'", "run.dir=mine/one", "resume=auto"]
+    assert made(overrides=words[2:], folder="mine/one", resume="auto").folder == run.folder
 
 
 def test_run_of_a_longer_name_is_not_taken_for_an_earlier_one(here):

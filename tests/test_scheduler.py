@@ -281,6 +281,15 @@ def test_no_step_of_a_run_is_lost_to_a_rate_of_zero(make, steps):
         advance(schedule)
 
 
+def test_length_of_the_run_may_be_told_later():
+    late, early = GroupSchedule(optimizer(), linear(0.0)), GroupSchedule(optimizer(), linear(0.0), steps=40)
+    late.set_steps(40)
+    for _ in range(3):
+        assert rates(late) == rates(early)
+        advance(late)
+        advance(early)
+
+
 @pytest.mark.parametrize("make", SCHEDULES)
 def test_steps_beyond_the_run_stay_at_its_end(make):
     schedule = GroupSchedule(optimizer(), make(), steps=4)

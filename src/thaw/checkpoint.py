@@ -51,8 +51,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"A checkpoint must exist at '{path}'. Run again with resume=never to start afresh.") from None
     except Exception as error:  # unpickling a broken or hostile file raises almost anything
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"'{path}' must be a checkpoint of tensors and plain containers: {reason}") from None
+        raise UserError(
+            f"'{path}' must be a checkpoint of tensors and plain containers; it is broken or holds something else "
+            f"({type(error).__name__}). Run again with resume=never to start afresh."
+        ) from None
 
 
 class BestCheckpoint(ModelCheckpoint):

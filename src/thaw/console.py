@@ -163,7 +163,7 @@ def say_results(run: Run, classes: Sequence[str], per_class: Mapping[str, Sequen
 def quiet_lightning() -> None:
     """Keep Lightning's own chatter off a screen that says the same in its own words."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*Experiment logs directory.*", ".*Checkpoint directory.*"):
+    for message in (".*does not have many workers.*", ".*Checkpoint directory.*"):
         warnings.filterwarnings("ignore", message)
     for message in (".*logging interval.*", ".*No positive samples in targets.*", ".*treespec, LeafSpec.*"):
         warnings.filterwarnings("ignore", message)

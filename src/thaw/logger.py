@@ -2,13 +2,14 @@
 
 import csv
 import os
-import socket
+import secrets
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
+import requests
 import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from requests.utils import get_netrc_auth
@@ -16,8 +17,8 @@ from requests.utils import get_netrc_auth
 from thaw.console import say
 from thaw.run import Run
 
-# Together they bound what an unreachable server can cost at the start, in seconds.
-CONNECT_TIMEOUT, INIT_TIMEOUT = 4, 14
+# In seconds: the first two together bound what an unreachable server can cost at the start.
+ANSWER_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5, 14, 20
 
 
 def wandb_logger(
@@ -30,20 +31,23 @@ def wandb_logger(
     """A logger into the run's own directory.
 
     Args:
-        folder: the run's directory; its name is the W&B run's id, so that a resumed run goes on in the same one.
+        folder: the run's directory. It keeps the W&B run's id, so that a resumed run goes on in the same one.
         mode: `auto` is online where a key is configured and the server answers within 20 s, and offline elsewhere.
             The environment's WANDB_MODE goes before it.
     """
     mode = os.environ.get("WANDB_MODE", mode)
     settings = {"project": project, "entity": entity, "name": name, "dir": folder, "reinit": "finish_previous"}
+    settings |= {"id": _kept_id(Path(folder)), "resume": "allow"}
     reason = "WANDB_MODE or logger.mode says so" if mode == "offline" else _why_offline() if mode == "auto" else None
     run = None
     if mode == "disabled":
         run = wandb.init(mode="disabled", **settings)
     elif reason is None:
         try:
-            quiet = wandb.Settings(init_timeout=INIT_TIMEOUT, silent=True, console="off")
-            run = wandb.init(mode="online", settings=quiet, **settings)
+            bounded = wandb.Settings(
+                init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, silent=True, console="off"
+            )
+            run = wandb.init(mode="online", settings=bounded, **settings)
             say(f"W&B: {run.url}")
         except (wandb.errors.Error, OSError, TimeoutError) as error:
             reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
@@ -75,6 +79,9 @@ def csv_logger(run: Run) -> CSVLogger:
         with open(path, newline="") as file:
             earlier = list(csv.DictReader(file))
     logger = CSVLogger(run.folder, name="", version="")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Experiment logs directory.*")  # its file is in `earlier`
+        _ = logger.experiment
     for row in earlier:
         # What came after the checkpoint is computed again.
         if (step := int(row.pop("step"))) <= run.record.get("steps", 0):
@@ -82,14 +89,21 @@ def csv_logger(run: Run) -> CSVLogger:
     return logger
 
 
+def _kept_id(folder: Path) -> str:
+    path = folder / "wandb" / "id"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()
+
+
 def _why_offline() -> str | None:
     settings = wandb.setup().settings
     if not (settings.api_key or os.environ.get("WANDB_API_KEY") or get_netrc_auth(settings.base_url)):
         return "no API key"
-    server = urlsplit(settings.base_url)
     try:
-        port = server.port or (443 if server.scheme == "https" else 80)
-        socket.create_connection((server.hostname, port), timeout=CONNECT_TIMEOUT).close()
-    except OSError as error:
-        return f"{server.hostname} does not answer: {error.strerror or error}"
+        # An answer of any kind will do; what must not happen is to wait for a server that never gives one.
+        requests.head(settings.base_url, timeout=ANSWER_TIMEOUT)
+    except requests.RequestException as error:
+        return f"{settings.base_url} does not answer ({type(error).__name__})"
     return None

@@ -1,5 +1,6 @@
 """Optimizers over one named parameter group for each layer group and kind of decay."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -67,6 +68,11 @@ def create_optimizer(
     """
     groups = param_groups(network, lr, weight_decay, layer_decay, head_lr_scale)
     try:
+        known = inspect.signature(timm.optim.get_optimizer_class(name, bind_defaults=False)).parameters
+        if unknown := [option for option in options or {} if option not in known]:
+            raise TypeError(f"it has no option {unknown[0]!r}")
         return timm.optim.create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **(options or {}))
-    except TypeError as error:
+    except (AssertionError, ImportError) as error:
+        raise UserError(f"optimizer.name must be able to run on this machine; got '{name}' ({error}).") from None
+    except (TypeError, ValueError) as error:
         raise UserError(f"optimizer.options must fit '{name}': {error}. Leave it out.") from None

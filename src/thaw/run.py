@@ -1,6 +1,8 @@
 """The run directory: unique, locked, and described by one atomically written run.json."""
 
+import contextlib
 import json
+import math
 import os
 import platform
 import re
@@ -53,7 +55,7 @@ class Run:
         wanted = Path(folder) if folder else Path("runs") / name
         same = [text for text in overrides if not text.startswith("resume=")]
         if resume != "never":
-            for candidate in _earlier(wanted):
+            for candidate in [wanted] if folder and read_record(wanted) else _earlier(wanted):
                 record = read_record(candidate) or {}
                 if folder or record.get("overrides") == same:
                     _lock(candidate)
@@ -86,10 +88,11 @@ class Run:
 
     def update(self, **fields: Any) -> None:
         """Write the record so that a reader sees the old one or the new one, never a half."""
-        self.record |= fields
+        record = self.record | fields
         unfinished = self.folder / f".run.json.{os.getpid()}.tmp"
-        unfinished.write_text(json.dumps(self.record, indent=2) + "\n")
+        unfinished.write_text(json.dumps(_strict(record), indent=2, allow_nan=False) + "\n")
         os.replace(unfinished, self.folder / "run.json")
+        self.record = record
 
     def __enter__(self) -> "Run":
         self._began = time.monotonic()
@@ -111,6 +114,14 @@ class Run:
 
     def release(self) -> None:
         (self.folder / LOCK).unlink(missing_ok=True)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -172,10 +183,22 @@ def _lock(folder: Path) -> None:
                 json.dump({"pid": os.getpid(), "host": host}, file)
             return
         except FileExistsError:
-            holder = _read_json(path) or {}
+            holder = _read_json(path)
+            if not holder:
+                raise UserError(
+                    f"'{path}' must tell which process holds the directory; it is empty. Remove it."
+                ) from None
             if holder.get("host") != host or _alive(holder.get("pid", 0)):
                 break
-            path.unlink(missing_ok=True)  # left behind by a process that is gone
+            # Left behind by a process that is gone. Renamed and not removed: only one can rename what it has read.
+            mine = path.with_name(f"{LOCK}.{os.getpid()}")
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, mine)
+                if _read_json(mine) != holder:
+                    with contextlib.suppress(FileExistsError):
+                        os.link(mine, path)  # another was faster, and this was its lock
+                mine.unlink()
+            holder = _read_json(path) or holder
     raise UserError(
         f"A run directory must be in use by one process; '{folder}' is held by process {holder.get('pid')} on "
         f"{holder.get('host')}. Wait for it, or choose another run.dir."

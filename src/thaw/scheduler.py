@@ -151,6 +151,7 @@ class GroupSchedule(LRScheduler):
     def _apply(self) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_epoch": self.last_epoch, "schedule": self.schedule.state_dict()}

@@ -33,16 +33,13 @@ def check_value(path: str, value: Any, annotation: Any, default: Any = None) -> 
     except PydanticSchemaGenerationError:
         return []
     try:
-        adapter.validate_python(value)
+        adapter.validate_python(value, strict=True)
     except ValidationError as error:
         found = dict.fromkeys(_rule(entry, value) for entry in error.errors())
         advice = next((advice for _, advice in found if advice), "")
         if not advice and isinstance(default, (int, float, str)) and not isinstance(default, bool):
             advice = f"Write e.g. {path}={default}."
         return [f"{path} {' or '.join(rule for rule, _ in found)}; got {value!r}. {advice}".strip()]
-    # Pydantic reads the text "3" as a number where our targets would not.
-    if isinstance(value, str) and not isinstance(adapter.validate_python(value), str):
-        return [f"{path} must be a number, not a text; got {value!r}."]
     return []
 
 
@@ -62,6 +59,8 @@ def _rule(error: Mapping[str, Any], value: Any) -> tuple[str, str]:
         return f"must be {kind.replace('_', ' ')} {context[bounds[kind]]}".replace("than equal", "than or equal to"), ""
     if kind in ("int_from_float", "int_type", "int_parsing"):
         return "must be a whole number", ""
+    if kind.startswith("bool_"):
+        return "must be true or false", ""
     if kind.startswith("float_"):
         return "must be a number", ""
     return (error["msg"][0].lower() + error["msg"][1:]).replace("input should be", "must be"), ""

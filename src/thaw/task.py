@@ -27,7 +27,9 @@ class Task(nn.Module, ABC):
     def __init__(self, metrics: MetricCollection) -> None:
         super().__init__()
         self.metrics = nn.ModuleDict({f"{split}_": metrics.clone(f"{split}/") for split in ("train", "val", "test")})
-        self.losses = nn.ModuleDict({f"{split}_": MeanMetric() for split in ("train", "val", "test")})
+        # "disable" keeps a NaN and does not wait for the device; it also ignores weights (see `update`).
+        losses = {f"{split}_": MeanMetric(nan_strategy="disable") for split in ("train", "val", "test")}
+        self.losses = nn.ModuleDict(losses)
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ class Task(nn.Module, ABC):
 
     def update(self, split: str, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """Gather one batch on its own device, without waiting for it."""
-        self.losses[f"{split}_"].update(loss.detach(), len(outputs))
+        self.losses[f"{split}_"].update(loss.detach().expand(len(outputs)))
         self.metrics[f"{split}_"].update(self.predict(outputs.detach()), self.labels(targets))
 
     def compute(self, split: str) -> dict[str, Tensor]:

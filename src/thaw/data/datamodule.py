@@ -45,6 +45,18 @@ class Samples(Sequence[tuple[Any, int]]):
         return Samples([self.inputs[index] for index in indices], self.targets[indices], self.open)
 
 
+class ResumableLoader(DataLoader):
+    """Goes on after the batches that a run resumed within an epoch has trained on."""
+
+    done: Callable[[], int] = staticmethod(lambda: 0)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self.done()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.skip = state["batches"] % len(self) * self.batch_size
+
+
 class DataModule(L.LightningDataModule, ABC):
     """Train, val and test splits of one data set.
 
@@ -112,25 +124,38 @@ class DataModule(L.LightningDataModule, ABC):
         for split, share in (("test", test_size), ("val", val_size)):
             if split not in splits and share:
                 splits["train"], splits[split] = self._cut(splits["train"], share, f"data.{split}_size")
-        if (train_size is not None and train_size not in (1.0, len(splits["train"]))) or train_size is True:
-            splits["train"], _ = self._cut(splits["train"], None, "data.train_size", train_size)
+        if train_size is not None:
+            splits["train"] = self._subset(splits["train"], train_size)
         return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
-    def _cut(
-        self, samples: Samples, test_size: float | None, option: str, train_size: int | float | None = None
-    ) -> tuple[Samples, Samples]:
-        given = train_size if train_size is not None else test_size
+    def _subset(self, samples: Samples, size: int | float) -> Samples:
+        count = int(size * len(samples)) if isinstance(size, float) else size
+        held = np.bincount(samples.targets, minlength=len(self.classes))
+        if not len(self.classes) <= count <= len(samples):
+            raise UserError(
+                f"data.train_size must leave every class at least one sample and be no more than there are; got {size} "
+                f"of {len(samples)} samples in {len(self.classes)} classes."
+            )
+        shares = held * (count / len(samples))
+        taken = np.maximum(1, np.floor(shares)).astype(int)
+        for _ in range(abs(count - taken.sum())):
+            step = 1 if taken.sum() < count else -1
+            taken[np.argmax(np.where((taken > 1) | (step > 0), step * (shares - taken), -np.inf))] += step
+        generator = np.random.default_rng(self.seed)
+        parts = [generator.permutation(np.flatnonzero(samples.targets == k))[:n] for k, n in enumerate(taken)]
+        return samples.take(np.sort(np.concatenate(parts)))
+
+    def _cut(self, samples: Samples, test_size: float, option: str) -> tuple[Samples, Samples]:
         try:
             kept, cut = train_test_split(
                 np.arange(len(samples)),
-                train_size=train_size,
                 test_size=test_size,
                 stratify=samples.targets,
                 random_state=self.seed,
             )
         except ValueError as error:
             raise UserError(
-                f"{option} must leave every class at least one sample on both sides of the cut; got {given} of "
+                f"{option} must leave every class at least one sample on both sides of the cut; got {test_size} of "
                 f"{len(samples)} samples in {len(self.classes)} classes ({error})."
             ) from None
         return samples.take(np.sort(kept)), samples.take(np.sort(cut))
@@ -138,7 +163,7 @@ class DataModule(L.LightningDataModule, ABC):
     def _loader(self, split: Split) -> DataLoader:
         samples, train = self.splits[split], split == "train"
         transform = self.transforms["train" if train else "eval"]
-        return DataLoader(
+        return ResumableLoader(
             Transformed(samples, transform, self.seed),
             batch_size=self.batch_size,
             sampler=EpochSampler(len(samples), self.seed, shuffle=train, epoch=self._epoch),
@@ -153,7 +178,9 @@ class DataModule(L.LightningDataModule, ABC):
         return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader("train")
+        loader = self._loader("train")
+        loader.done = lambda: self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("val")

@@ -80,7 +80,14 @@ class ImageData(DataModule):
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         if self._mix is not None and self.trainer is not None and self.trainer.training:
-            return self._mix(*batch)
+            # As in Transformed: what is mixed depends on (seed, epoch, batch) alone.
+            state = torch.get_rng_state()
+            key = (self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx)
+            torch.default_generator.manual_seed(hash(key) & 0x7FFF_FFFF_FFFF_FFFF)
+            try:
+                return self._mix(*batch)
+            finally:
+                torch.set_rng_state(state)
         return batch
 
 
@@ -135,9 +142,13 @@ def _listed(root: Path, names: tuple[str, ...]) -> list[tuple[str, str]] | None:
             return _images(root / name)
         if (root / f"{name}.zip").is_file():
             archive = root / f"{name}.zip"
-            files = [Path(entry) for entry in sorted(_archive(str(archive), os.getpid()).namelist())]
-            kept = [file for file in files if file.suffix.lower() in FORMATS and len(file.parts) >= 2]
-            return [(file.parent.name, f"{archive}::{file.as_posix()}") for file in kept]
+            try:
+                entries = sorted(_archive(str(archive), os.getpid()).namelist())
+            except (OSError, zipfile.BadZipFile) as error:
+                raise UserError(f"data.root: '{archive}' must be a zip file ({error}). Mend or remove it.") from None
+            files = [Path(entry) for entry in entries if _is_image(Path(entry))]
+            top = 1 if all(file.parts[0] == name and len(file.parts) > 2 for file in files) else 0
+            return [(f.parts[top], f"{archive}::{f.as_posix()}") for f in files if len(f.parts) >= top + 2]
     return None
 
 
@@ -148,8 +159,13 @@ def _images(folder: Path) -> list[tuple[str, str]]:
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
         for path in sorted(entry.rglob("*"))
-        if path.suffix.lower() in FORMATS and path.is_file()
+        if _is_image(path.relative_to(folder)) and path.is_file()
     ]
+
+
+def _is_image(path: Path) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in FORMATS and not hidden
 
 
 @cache
@@ -168,12 +184,16 @@ def open_image(path: str, draft: bool = False) -> Image.Image:
         UserError: the file cannot be read as an image; it is named.
     """
     archive, _, entry = path.partition(".zip::")
-    source = io.BytesIO(_archive(f"{archive}.zip", os.getpid()).read(entry)) if entry else path
     try:
+        source = io.BytesIO(_archive(f"{archive}.zip", os.getpid()).read(entry)) if entry else path
         with Image.open(source, formats=sorted(set(FORMATS.values()))) as image:
             if draft:
-                image.draft("RGB", (image.width // 8, image.height // 8))
+                image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
             upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
+                return Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+            if upright.mode == "P":  # by way of RGBA, for the transparency of palettes
+                upright = upright.convert("RGBA")
             return upright if upright.mode == "L" else upright.convert("RGB")
     except Exception as error:  # Pillow's parsers raise OSError, SyntaxError, ValueError and more
         raise UserError(f"data: every image must be readable; '{path}' is not ({error}). Mend or remove it.") from None

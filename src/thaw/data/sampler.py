@@ -18,16 +18,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __init__(self, size: int, seed: int, shuffle: bool, epoch: Callable[[], int]) -> None:
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
+        self.skip = 0
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch()
+        skip, self.skip = self.skip, 0
         if not self.shuffle:
-            return ((epoch, index) for index in range(self.size))
+            return ((epoch, index) for index in range(skip, self.size))
         generator = torch.Generator().manual_seed(_mixed(self.seed, epoch, 0))
-        return ((epoch, index) for index in torch.randperm(self.size, generator=generator).tolist())
+        return ((epoch, index) for index in torch.randperm(self.size, generator=generator).tolist()[skip:])
 
 
 class Transformed(Dataset[tuple[Tensor, int]]):
