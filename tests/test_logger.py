@@ -1,15 +1,17 @@
 """Weights & Biases must never cost a run more than a moment; metrics.csv must survive a resume."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from thaw.logger import csv_logger
+from thaw.logger import closing_wandb, csv_logger
 from thaw.run import Run
 
 CODE = """
@@ -62,3 +64,19 @@ def test_metrics_of_a_resumed_run_go_on_below_those_before(tmp_path: Path) -> No
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0].split(",") == ["lr/head/decay", "step", "val/loss"]
     assert [line.split(",") for line in lines[1:]] == [["", "1", "0.1"], ["", "2", "0.2"], ["0.001", "3", "0.5"]]
+
+
+@pytest.mark.parametrize(("error", "code"), [(None, 0), (RuntimeError, 1), (KeyboardInterrupt, 1)])
+def test_the_wandb_run_of_a_job_is_closed_with_its_exit_code_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None, code: int
+) -> None:
+    finished: list[int] = []
+    summary: dict[str, float] = {}
+    fake = SimpleNamespace(summary=summary, finish=lambda exit_code: finished.append(exit_code))
+    monkeypatch.setattr("wandb.run", fake)
+    run = Run(tmp_path, {"metrics": {"test/accuracy": 0.5}})
+    with contextlib.suppress(RuntimeError, KeyboardInterrupt), closing_wandb(run):
+        if error:
+            raise error
+    assert finished == [code]
+    assert summary == {"test/accuracy": 0.5}

@@ -184,8 +184,8 @@ def test_record_says_running_until_the_end(here):
         (ValueError("rate of 7"), "failed", "ValueError: rate of 7"),
         (UserError("data.root must exist."), "failed", "UserError: data.root must exist."),
         (KeyboardInterrupt("Ctrl-C"), "interrupted", "Ctrl-C"),
-        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
-        (SystemExit(143), "interrupted", "143"),
+        (KeyboardInterrupt(), "interrupted", "Ctrl-C"),
+        (SystemExit(143), "interrupted", "exit 143"),
     ],
 )
 def test_record_says_how_a_run_ended_and_why(here, error, status, reason):

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from thaw.errors import UserError
 
 Resume = Literal["never", "auto", "must"]
-LOCK = "run.lock"
+LOCK, ERROR_LOG = "run.lock", "error.log"
 PACKAGES = ("torch", "lightning", "timm", "hydra-core", "torchmetrics", "torchvision")
 
 
@@ -97,6 +97,7 @@ class Run:
     def __enter__(self) -> "Run":
         self._began = time.monotonic()
         self._before = self.record.get("seconds", 0.0)
+        (self.folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
         self.update(status="running", reason=None, versions=_versions(), git=_git())
         return self
 
@@ -104,11 +105,11 @@ class Run:
         if kind is None:
             status, reason = "finished", None
         elif issubclass(kind, (KeyboardInterrupt, SystemExit)):
-            status, reason = "interrupted", str(error) or kind.__name__
+            status, reason = "interrupted", "Ctrl-C" if kind is KeyboardInterrupt else f"exit {error}"
         else:
             status, reason = "failed", f"{kind.__name__}: {error}"
         if status == "failed":
-            (self.folder / "error.log").write_text("".join(traceback.format_exception(kind, error, trace)))
+            (self.folder / ERROR_LOG).write_text("".join(traceback.format_exception(kind, error, trace)))
         self.update(status=status, reason=reason, seconds=round(self._before + time.monotonic() - self._began, 2))
         self.release()
 

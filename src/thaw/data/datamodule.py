@@ -85,7 +85,10 @@ class DataModule(L.LightningDataModule, ABC):
         self.num_workers = min(os.cpu_count() or 1, 4) if num_workers is None else num_workers
         self.classes, splits = self.read()
         if len(self.classes) < 2:
-            raise UserError(f"data must have at least two classes; found {len(self.classes)}: {self.classes}.")
+            raise UserError(
+                f"data must have at least two classes, each in a folder or under a label of its own; "
+                f"found {len(self.classes)}: {', '.join(self.classes)}."
+            )
         self.splits = self._carve(splits, train_size, val_size, test_size)
         self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
         self.transforms: dict[str, Callable[[Any], Any]] = {}

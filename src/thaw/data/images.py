@@ -93,7 +93,7 @@ class ImageData(DataModule):
 
 def _existing_folder(root: str) -> str:
     if not Path(root).is_dir():
-        raise ValueError(f"must be an existing folder of images (working directory: {Path.cwd().name})")
+        raise ValueError("must be an existing folder of images", f"There is no folder '{Path(root).absolute()}'.")
     return root
 
 
