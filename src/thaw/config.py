@@ -105,12 +105,17 @@ def preflight(cfg: DictConfig) -> Any:
     Raises:
         UserError: all problems at once.
     """
-    problems = validate(cfg)
+    problems = validate(cfg) + _several_processes(cfg)
     data = None
     try:
         assert_writable(cfg.run.dir)
     except UserError as error:
         problems += error.problems
+    if not any(problem.startswith("trainer.") for problem in problems):
+        try:
+            build(cfg.trainer, logger=False)  # Lightning's own checks, before anything is made
+        except Exception as error:  # it raises its own types and plain ones
+            problems.append(f"trainer must suit this machine: {str(error).splitlines()[0]} Write e.g. trainer=default.")
     if not any(problem.startswith("data.") for problem in problems):
         try:
             data = build(cfg.data, seed=cfg.seed)
@@ -119,6 +124,15 @@ def preflight(cfg: DictConfig) -> Any:
     if problems:
         raise UserError(*problems)
     return data
+
+
+def _several_processes(cfg: DictConfig) -> list[str]:
+    devices = cfg.trainer.get("devices")
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if devices == 1 or (OmegaConf.is_list(devices) and len(devices) == 1):
+        return []
+    return [f"trainer.devices must be 1, or the index of one device such as [0]: runs are one process; got {devices}."]
 
 
 def validate(cfg: DictConfig) -> list[str]:
