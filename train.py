@@ -18,16 +18,16 @@ def train(cfg: DictConfig) -> float:
 
     from thaw import console, defaults, record
     from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
+    from thaw.errors import UserError
     from thaw.logger import closing_wandb, csv_logger
     from thaw.module import FineTuner
     from thaw.run import Run
 
     console.quiet_lightning()
-    data = config.preflight(cfg)
+    data, task = config.preflight(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     network = config.build(cfg.model, **data.network_arguments)
     data.preprocess(**network.preprocessing)
-    task = config.build(cfg.task, num_outputs=data.network_arguments["num_outputs"])
     mode = config.monitor_direction(cfg.monitor, task)
     freezing = config.build(cfg.freezing)
     optimizer, schedule = config.builder(cfg.optimizer), config.build(cfg.scheduler)
@@ -37,16 +37,20 @@ def train(cfg: DictConfig) -> float:
     choices = job.runtime.choices
     name = choices.get("experiment") or f"{choices.data}-{choices.model}-{choices.freezing}"
     run = Run.open(cfg.run.dir, name, list(job.overrides.task), cfg.resume)
+    if changed := config.changes(cfg, run.folder / "config.yaml"):
+        run.release()
+        raise UserError(f"resume must go on with the same settings: {'; '.join(changed)}. Or write another run.dir.")
     if run.finished:
         console.say_finished(run)
         run.release()
         return run.record["metrics"][cfg.monitor]
 
     with run, closing_wandb(run):
-        run.update(seed=cfg.seed, monitor=cfg.monitor, data=record.describe(data))
-        config.write(cfg, run.folder / "config.yaml")
         precision = cfg.trainer.precision or defaults.default_precision(cfg.trainer.accelerator)
         epochs = cfg.trainer.max_epochs or defaults.default_epochs(data.sizes["train"], data.batch_size)
+        settled = {"precision": precision, "max_epochs": epochs, "batch_size": data.batch_size}
+        run.update(seed=cfg.seed, monitor=cfg.monitor, data=record.describe(data), settled=settled)
+        config.write(cfg, run.folder / "config.yaml")
         console.say_start(run, precision, epochs, data.batch_size)
         keep = checkpoints(run.folder / "checkpoints", cfg.monitor, mode, cfg.checkpoint.every_n_steps)
         chosen = config.build_each(cfg.callbacks, monitor=cfg.monitor, mode=mode)

@@ -83,6 +83,17 @@ def test_what_composes_also_builds(group: str, choice: str) -> None:
         ("trainer.devices=2", "trainer.devices must be 1"),
         ("trainer.precision=7", "trainer.precision must be"),
         ("trainer.accelerator=abacus", "trainer must suit this machine"),
+        ("trainer.max_epochs=0", "trainer.max_epochs must be at least 1"),
+        ("trainer.max_epochs=-1", "trainer.max_epochs must be at least 1"),
+        ("monitor=test/accuracy", "which chooses nothing"),
+        ("+sede=5", "Did you mean 'seed'?"),
+        ("+checkpoint.every_n_step=2", "Did you mean 'checkpoint.every_n_steps'?"),
+        ("model.mean=[0.5,0.5]", "model.mean must have one value, or one for each"),
+        ("model.interpolation=foo", "must be one of nearest"),
+        ("model.in_channels=2", "model.in_channels must be 1 or 3"),
+        ("optimizer.name=adahessian", "must need first derivatives only"),
+        ("run.dir=.", "run.dir must name a directory of its own"),
+        ("optimizer.options={foo:1}", "optimizer.options must fit 'adamw'"),
         ("seed=-1", "seed must be greater than or equal to 0; got -1."),
         ("resume=yes", "resume must be one of never, auto, must; got 'yes'."),
         ("optimizer", "must be written as key=value"),
@@ -106,6 +117,9 @@ def test_all_mistakes_come_at_once(run_train, tmp_path: Path) -> None:
     )
     assert outcome.code == 2
     for said in ("'optimizer.lr'", "trainer.max_epochs", "'resnet'"):
+        assert said in outcome.errors
+    outcome = run_train("model.interpolation=foo", "optimizer.name=adamm", "monitor=val/acc")
+    for said in ("model.interpolation", "'adam'", "'val/accuracy'"):
         assert said in outcome.errors
     outcome = run_train("optimizer.lr=-1", "data=image_folder", "data.root=empty", "run.dir=/proc/nowhere")
     for said in ("optimizer.lr must", "found no image in 'empty'", "run.dir must"):

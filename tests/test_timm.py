@@ -82,6 +82,7 @@ def test_other_channels_are_adapted_from_the_pretrained_filters(weights: Path) -
     one = timm_network(SMALL, 3, weights=str(weights), in_channels=1)
     assert torch.allclose(one.body.conv1[0].weight, three.sum(dim=1, keepdim=True))
     assert one.preprocessing["channels"] == 1
+    assert len(one.preprocessing["mean"]) == len(one.preprocessing["std"]) == 1
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit"])

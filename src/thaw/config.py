@@ -53,6 +53,10 @@ TOP_LEVEL: Mapping[str, Any] = {
 }
 
 
+# What a resumed run may have otherwise than before: it changes no figure.
+MAY_CHANGE = ("run.", "resume", "logger", "report", "data.num_workers", "trainer.accelerator", "trainer.devices")
+
+
 def build(node: DictConfig, **given: Any) -> Any:
     """Call the node's `_target_` with its keys as keyword arguments, and with objects that only code can give."""
     return builder(node)(**given)
@@ -67,7 +71,7 @@ def builder(node: DictConfig) -> functools.partial:
 
 def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
     """Build every node that has a target, with those of the given arguments that it asks for and leaves open."""
-    chosen = [node for node in nodes.values() if "_target_" in node]
+    chosen = [node for node in nodes.values() if node and "_target_" in node]
     return [
         build(node, **{name: value for name, value in given.items() if _leaves_open(node, name)}) for node in chosen
     ]
@@ -83,7 +87,9 @@ def monitor_direction(monitor: str, task: Any) -> Literal["min", "max"]:
     Raises:
         UserError: the task has no such metric.
     """
-    known = [f"{split}/{name}" for split in ("val", "train") for name in task.names]
+    known = [*task.names("val"), *task.names("train")]
+    if monitor.startswith("test/"):
+        raise UserError(f"monitor must not be of the test split, which chooses nothing; got '{monitor}'. Write val/….")
     if monitor not in known:
         raise UserError(f"monitor must be a metric of this task; got '{monitor}'. {did_you_mean(monitor, known)}")
     return task.direction(monitor)
@@ -94,19 +100,30 @@ def write(cfg: DictConfig, path: Path) -> None:
     path.write_text(OmegaConf.to_yaml(cfg, resolve=True))
 
 
+def changes(cfg: DictConfig, path: Path, shown: int = 4) -> list[str]:
+    """What a resumed run would do otherwise than the configuration written at `path`, in words."""
+    if not path.is_file():
+        return []
+    before = OmegaConf.load(path)
+    names = sorted(key for key in _keys(before) | _keys(cfg) if not key.startswith(MAY_CHANGE))
+    pairs = [(name, OmegaConf.select(before, name), OmegaConf.select(cfg, name)) for name in names]
+    settings = [pair for pair in pairs if not any(isinstance(value, DictConfig) for value in pair[1:])]
+    return [f"{name} was {old}, is now {new}" for name, old, new in settings if old != new][:shown]
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved configuration as plain containers, fit for a checkpoint."""
     return OmegaConf.to_container(cfg, resolve=True)
 
 
-def preflight(cfg: DictConfig) -> Any:
-    """Check everything that can be checked before a network is built, and return the data module.
+def preflight(cfg: DictConfig) -> tuple[Any, Any]:
+    """Check everything that can be checked before a network is built, and return the data module and the task.
 
     Raises:
         UserError: all problems at once.
     """
     problems = validate(cfg) + _several_processes(cfg)
-    data = None
+    data = task = None
     try:
         assert_writable(cfg.run.dir)
     except UserError as error:
@@ -115,15 +132,22 @@ def preflight(cfg: DictConfig) -> Any:
         try:
             build(cfg.trainer, logger=False)  # Lightning's own checks, before anything is made
         except Exception as error:  # it raises its own types and plain ones
-            problems.append(f"trainer must suit this machine: {str(error).splitlines()[0]} Write e.g. trainer=default.")
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            problems.append(f"trainer must suit this machine: {reason} Write e.g. trainer=default.")
     if not any(problem.startswith("data.") for problem in problems):
         try:
             data = build(cfg.data, seed=cfg.seed)
         except UserError as error:
             problems += error.problems
+    if not any(problem.startswith("task.") for problem in problems):
+        try:
+            task = build(cfg.task, num_outputs=data.network_arguments["num_outputs"] if data else 2)
+            monitor_direction(cfg.monitor, task)
+        except UserError as error:
+            problems += error.problems
     if problems:
         raise UserError(*problems)
-    return data
+    return data, task
 
 
 def _several_processes(cfg: DictConfig) -> list[str]:
@@ -140,6 +164,12 @@ def validate(cfg: DictConfig) -> list[str]:
     problems = []
     for key, annotation in TOP_LEVEL.items():
         problems += check_value(key, OmegaConf.select(cfg, key), annotation)
+    known = {*TOP_LEVEL, *(path.name for path in CONF.iterdir() if path.is_dir()), "run"}
+    for key in _keys(cfg):
+        if key not in known and (key.partition(".")[0] in ("run", "checkpoint") or "." not in key):
+            problems.append(f"{key}: there is no such setting. {did_you_mean(key, sorted(known))}")
+    if cfg.trainer.get("max_epochs") is not None and cfg.trainer.max_epochs < 1:
+        problems.append(f"trainer.max_epochs must be at least 1, or null; got {cfg.trainer.max_epochs}.")
     for key, node in _nodes(cfg):
         try:
             parameters = signature(_target(node._target_))

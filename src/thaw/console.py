@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -129,7 +130,7 @@ def per_class_table(classes: Sequence[str], columns: Mapping[str, Sequence[float
     table = Table("class", *columns, title=f"Per class ({split})", title_justify="left")
     for number, name in enumerate(classes):
         values = [column[number] for column in columns.values()]
-        table.add_row(name, *(str(value) if isinstance(value, int) else f"{value:.4f}" for value in values))
+        table.add_row(escape(name), *(str(value) if isinstance(value, int) else f"{value:.4f}" for value in values))
     return table
 
 
@@ -139,14 +140,14 @@ def say_start(run: Run, precision: str, epochs: int, batch_size: int) -> None:
     classes = len(run.record["data"]["classes"])
     again = f", going on from {run.last}" if run.last else ""
     say(
-        f"[bold]{run.folder}[/]: {sizes} samples in {classes} classes; "
+        f"[bold]{escape(str(run.folder))}[/]: {sizes} samples in {classes} classes; "
         f"{epochs} epochs, batches of {batch_size}, {precision}{again}"
     )
 
 
 def say_finished(run: Run) -> None:
     """The same command has already come to its end."""
-    say(f"Already finished: {run.folder}. Run with resume=never to start afresh.")
+    say(f"Already finished: {escape(str(run.folder))}. Run with resume=never to start afresh.")
     console.print(results_table(run.record["metrics"], run.record["best_epoch"]))
 
 
@@ -157,7 +158,7 @@ def say_results(run: Run, classes: Sequence[str], per_class: Mapping[str, Sequen
     console.print(results_table(run.record["metrics"], run.record["best_epoch"]))
     if split != "test":
         say("There is no test split: the figures are of validation, which also chose the epoch.")
-    say(f"Run directory: [bold]{run.folder}[/]")
+    say(f"Run directory: [bold]{escape(str(run.folder))}[/]")
 
 
 def quiet_lightning() -> None:
@@ -165,5 +166,5 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for message in (".*does not have many workers.*", ".*Checkpoint directory.*"):
         warnings.filterwarnings("ignore", message)
-    for message in (".*logging interval.*", ".*No positive samples in targets.*", ".*treespec, LeafSpec.*"):
+    for message in (".*logging interval.*", ".*treespec, LeafSpec.*"):
         warnings.filterwarnings("ignore", message)

@@ -25,4 +25,4 @@ def default_epochs(samples: int, batch_size: int) -> int:
 def default_precision(accelerator: str) -> str:
     """`bf16-mixed` on a GPU that computes in it, else `32-true`."""
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"

@@ -32,13 +32,16 @@ def wandb_logger(
 
     Args:
         folder: the run's directory. It keeps the W&B run's id, so that a resumed run goes on in the same one.
-        mode: `auto` is online where a key is configured and the server answers within 20 s, and offline elsewhere.
+        mode: `auto` and `online` are online where a key is configured and the server answers, and offline elsewhere.
             The environment's WANDB_MODE goes before it.
     """
     mode = os.environ.get("WANDB_MODE", mode)
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's own older words
     settings = {"project": project, "entity": entity, "name": name, "dir": folder, "reinit": "finish_previous"}
     settings |= {"id": _kept_id(Path(folder)), "resume": "allow"}
-    reason = "WANDB_MODE or logger.mode says so" if mode == "offline" else _why_offline() if mode == "auto" else None
+    reason = "as WANDB_MODE or logger.mode says" if mode == "offline" else None
+    if mode in ("auto", "online"):
+        reason = _why_offline()  # with `online` too: without a key W&B would ask at the keyboard and wait
     run = None
     if mode == "disabled":
         run = wandb.init(mode="disabled", **settings)

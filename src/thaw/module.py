@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -71,7 +72,7 @@ class FineTuner(L.LightningModule):
         self._keep(self._step("test", batch)[1], batch[1])
 
     def _keep(self, outputs: Tensor, targets: Tensor) -> None:
-        if self.trainer.evaluating:
+        if self.trainer.state.fn != TrainerFn.FITTING:
             self.predictions.append((self.task.predict(outputs).cpu(), targets.cpu()))
 
     def _step(self, split: str, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -82,16 +83,22 @@ class FineTuner(L.LightningModule):
         return loss, outputs
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.task.compute("train"))
+        metrics = self._log("train")
+        if not metrics["train/loss"].isfinite():
+            raise RuntimeError(f"The loss is {metrics['train/loss']}; write a smaller optimizer.lr.")
 
     def on_validation_epoch_end(self) -> None:
-        metrics = self.task.compute("val")
+        self._log("val")
+
+    def _log(self, split: str) -> dict[str, Tensor]:
+        metrics = self.task.compute(split)
         self.log_dict(metrics)
-        if not self.trainer.sanity_checking and self.monitor in metrics:
+        if self.monitor in metrics and self.trainer.state.fn == TrainerFn.FITTING:
             self.schedule.observe(float(metrics[self.monitor]), self.task.direction(self.monitor))
+        return metrics
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.task.compute("test"))
+        self._log("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         metrics = self.trainer.callback_metrics

@@ -18,6 +18,8 @@ Decay = Annotated[float, Field(gt=0, le=1)]
 
 def _known_optimizer(name: str) -> str:
     known = timm.optim.list_optimizers()
+    if name in known and timm.optim.get_optimizer_info(name).second_order:
+        raise ValueError("must need first derivatives only", "Write e.g. optimizer.name=adamw.")
     if name not in known:
         raise ValueError("must be an optimizer of timm", did_you_mean(name, known))
     return name

@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from rich.markup import escape
 
 from thaw.console import parameter_counts, say
 from thaw.data.datamodule import DataModule
@@ -72,7 +73,7 @@ def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> No
     try:
         trainer.fit(module, data, ckpt_path=run.last, weights_only=True)
     except SystemExit as end:
-        say(f"Interrupted. Go on with: {run.resume_command}")
+        say(f"Interrupted. Go on with: {escape(run.resume_command)}")
         if trainer.interrupted and end.code != SIGTERM_CODE:
             raise KeyboardInterrupt("Ctrl-C") from None
         raise

@@ -53,11 +53,13 @@ class Run:
             UserError: nothing to resume with `must`, or the directory cannot be written.
         """
         wanted = Path(folder) if folder else Path("runs") / name
-        same = [text for text in overrides if not text.startswith("resume=")]
+        if not wanted.name:
+            raise UserError(f"run.dir must name a directory of its own; got '{folder}'. Write e.g. run.dir=runs/mine.")
+        same = [text for text in overrides if not text.startswith(("resume=", "run.dir="))]
         if resume != "never":
             for candidate in [wanted] if folder and read_record(wanted) else _earlier(wanted):
                 record = read_record(candidate) or {}
-                if folder or record.get("overrides") == same:
+                if (folder and candidate == wanted) or record.get("overrides") == same:
                     _lock(candidate)
                     return cls(candidate, record)
             if resume == "must":
@@ -77,8 +79,7 @@ class Run:
     @property
     def resume_command(self) -> str:
         """The same command, going on in this directory."""
-        kept = [text for text in self.record["overrides"] if not text.startswith("run.dir=")]
-        return shlex.join(["python", "train.py", *kept, f"run.dir={self.folder}", "resume=auto"])
+        return shlex.join(["python", "train.py", *self.record["overrides"], f"run.dir={self.folder}", "resume=auto"])
 
     @property
     def last(self) -> Path | None:

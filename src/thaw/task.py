@@ -1,6 +1,8 @@
 """Tasks: the loss, what counts as a prediction, and the metrics."""
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import torch
@@ -15,6 +17,23 @@ from torchmetrics.classification import (
     MulticlassPrecision,
     MulticlassRecall,
 )
+from torchmetrics.utilities.data import dim_zero_cat
+
+
+class PresentAUROC(MulticlassAUROC):
+    """ROC-AUC of one class against the rest, averaged over the classes that have samples.
+
+    torchmetrics counts a class without samples as 0, which makes a perfect classifier look poor on a small split.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, average="none")
+
+    def compute(self) -> Tensor:
+        present = torch.bincount(dim_zero_cat(self.target), minlength=self.num_classes) > 0
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No positive samples")  # those classes are left out below
+            return super().compute()[present].mean()
 
 
 class Task(nn.Module, ABC):
@@ -22,11 +41,14 @@ class Task(nn.Module, ABC):
 
     Args:
         metrics: torchmetrics over (predictions, targets), cloned for each split.
+        evaluation_only: names of metrics that keep every prediction, too many of them in training.
     """
 
-    def __init__(self, metrics: MetricCollection) -> None:
+    def __init__(self, metrics: MetricCollection, evaluation_only: Collection[str] = ()) -> None:
         super().__init__()
-        self.metrics = nn.ModuleDict({f"{split}_": metrics.clone(f"{split}/") for split in ("train", "val", "test")})
+        light = MetricCollection({n: m for n, m in metrics.items() if n not in evaluation_only}, compute_groups=False)
+        clones = {"train_": light.clone("train/"), "val_": metrics.clone("val/"), "test_": metrics.clone("test/")}
+        self.metrics = nn.ModuleDict(clones)
         # "disable" keeps a NaN and does not wait for the device; it also ignores weights (see `update`).
         losses = {f"{split}_": MeanMetric(nan_strategy="disable") for split in ("train", "val", "test")}
         self.losses = nn.ModuleDict(losses)
@@ -43,10 +65,9 @@ class Task(nn.Module, ABC):
     def labels(self, targets: Tensor) -> Tensor:
         """Hard targets (batch,), also where mixing made them soft."""
 
-    @property
-    def names(self) -> list[str]:
-        """Every metric one can monitor, without its split."""
-        return ["loss", *self.metrics["val_"].keys(keep_base=True)]
+    def names(self, split: str) -> list[str]:
+        """Full names of the metrics of a split, e.g. `val/accuracy`."""
+        return [f"{split}/loss", *self.metrics[f"{split}_"].keys()]
 
     def direction(self, name: str) -> Literal["min", "max"]:
         """Which way a metric such as `val/accuracy` gets better."""
@@ -78,11 +99,11 @@ class Classification(Task):
         metrics = {
             "accuracy": MulticlassAccuracy(num_outputs, average="micro"),
             "f1": MulticlassF1Score(num_outputs, average="macro"),
-            "auroc": MulticlassAUROC(num_outputs, average="macro"),
+            "auroc": PresentAUROC(num_outputs),
         }
         if num_outputs >= 10:
             metrics["top5"] = MulticlassAccuracy(num_outputs, top_k=5, average="micro")
-        super().__init__(MetricCollection(metrics, compute_groups=False))
+        super().__init__(MetricCollection(metrics, compute_groups=False), evaluation_only=("auroc",))
         self.num_outputs, self.label_smoothing = num_outputs, label_smoothing
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -65,8 +65,9 @@ class ImageData(DataModule):
         self, *, channels: int, size: int, mean: list[float], std: list[float], interpolation: str, crop_pct: float
     ) -> None:
         mode = InterpolationMode.BICUBIC if interpolation == "random" else InterpolationMode(interpolation)
-        # Two channels and more than three have no colour meaning; the image stays as it is and must fit.
-        colour = {1: [v2.Grayscale(1)], 3: [v2.RGB()]}.get(channels, [])
+        if channels not in (1, 3):
+            raise UserError(f"model.in_channels must be 1 or 3 for image files; got {channels}.")
+        colour = [v2.Grayscale(1)] if channels == 1 else [v2.RGB()]
         tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
         resize = [v2.Resize(round(size / crop_pct), interpolation=mode), v2.CenterCrop(size)]
         crop = [v2.RandomResizedCrop(size, scale=(self.min_crop, 1.0), interpolation=mode)]

@@ -1,9 +1,9 @@
 """Image networks: any timm model as a Network, with weights from a file, the local cache or the Hub."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import timm
 from huggingface_hub import hf_hub_download, hf_hub_url
@@ -53,7 +53,7 @@ def timm_network(
     image_size: Annotated[int, Field(ge=8)] | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
-    interpolation: str | None = None,
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "random"] | None = None,
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Network:
@@ -86,8 +86,8 @@ def timm_network(
     preprocessing = {
         "channels": arguments["in_chans"],
         "size": image_size or own["input_size"][-1],
-        "mean": mean or list(own["mean"]),
-        "std": std or list(own["std"]),
+        "mean": _per_channel("mean", mean, own["mean"], arguments["in_chans"]),
+        "std": _per_channel("std", std, own["std"], arguments["in_chans"]),
         "interpolation": interpolation or own["interpolation"],
         "crop_pct": crop_pct or own["crop_pct"],
     }
@@ -98,6 +98,15 @@ def timm_network(
     head.add_module("dropout", nn.Dropout(dropout))
     head.add_module("linear", linear)
     return Network(body, head, layer_groups(body, name), preprocessing, _no_weight_decay(body))
+
+
+def _per_channel(key: str, given: list[float] | None, own: Sequence[float], channels: int) -> list[float]:
+    if given and len(given) not in (1, channels):
+        raise UserError(f"model.{key} must have one value, or one for each of {channels} channels; got {given}.")
+    if not given and len(own) != channels:
+        own = [sum(own) / len(own)]  # the same grey for every channel
+    values = list(given or own)
+    return values * channels if len(values) == 1 else values
 
 
 def layer_groups(body: nn.Module, name: str) -> dict[str, list[str]]:
