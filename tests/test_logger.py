@@ -66,16 +66,18 @@ def test_metrics_of_a_resumed_run_go_on_below_those_before(tmp_path: Path) -> No
     assert [line.split(",") for line in lines[1:]] == [["", "1", "0.1"], ["", "2", "0.2"], ["0.001", "3", "0.5"]]
 
 
-@pytest.mark.parametrize(("error", "code"), [(None, 0), (RuntimeError, 1), (KeyboardInterrupt, 1)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, 0), (RuntimeError(), 1), (KeyboardInterrupt(), 130), (SystemExit(143), 143)]
+)
 def test_the_wandb_run_of_a_job_is_closed_with_its_exit_code_and_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None, code: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, code: int
 ) -> None:
     finished: list[int] = []
     summary: dict[str, float] = {}
     fake = SimpleNamespace(summary=summary, finish=lambda exit_code: finished.append(exit_code))
     monkeypatch.setattr("wandb.run", fake)
     run = Run(tmp_path, {"metrics": {"test/accuracy": 0.5}})
-    with contextlib.suppress(RuntimeError, KeyboardInterrupt), closing_wandb(run):
+    with contextlib.suppress(RuntimeError, KeyboardInterrupt, SystemExit), closing_wandb(run):
         if error:
             raise error
     assert finished == [code]

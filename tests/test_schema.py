@@ -175,7 +175,7 @@ def test_defaults_of_configured_targets_fit_their_own_annotations(path):
         (None, Whole, "must be a whole number"),
         ("much", Share, "must be a number"),
         (None, Share, "must be a number"),
-        (3, str, "must be a valid string"),
+        (3, str, "must be text"),
         ("much", Whole | Share, "must be a whole number or must be a number"),
         ("strong!", Choice, "must be one of none, default, strong"),
         (3, Choice, "must be one of none, default, strong"),

@@ -38,8 +38,6 @@ EXECUTION_WHITELIST = [
     "lightning.Trainer",
     "lightning.pytorch.callbacks.EarlyStopping",
     "lightning.pytorch.callbacks.LearningRateMonitor",
-    "lightning.pytorch.callbacks.EMAWeightAveraging",
-    "lightning.pytorch.callbacks.StochasticWeightAveraging",
     "lightning.pytorch.loggers.TensorBoardLogger",
 ]
 

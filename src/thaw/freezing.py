@@ -32,12 +32,21 @@ class Freezing(L.Callback, ABC):
     def trains(self, groups: Sequence[str], epoch: int, epochs: int) -> Sequence[str]:
         """The layer groups, out of all `groups` in forward order, that train in `epoch` of a run of `epochs`."""
 
+    def stages(self, groups: Sequence[str], epoch: int, epochs: int) -> list[tuple[int, list[str]]]:
+        """(epoch, groups that train from it on), for each stage up to `epoch`."""
+        found: list[tuple[int, list[str]]] = []
+        for earlier in range(epoch + 1):
+            chosen = set(self.trains(groups, earlier, epochs))
+            names = [name for name in groups if name in chosen]
+            if not found or found[-1][1] != names:
+                found.append((earlier, names))
+        return found
+
     def thaw_epochs(self, groups: Sequence[str], epoch: int, epochs: int) -> dict[str, int]:
         """Layer group → the epoch since which it has trained without a break, for those that train in `epoch`."""
         since: dict[str, int] = {}
-        for earlier in range(epoch + 1):
-            names = self.trains(groups, earlier, epochs)
-            since = {name: since.get(name, earlier) for name in names}
+        for start, names in self.stages(groups, epoch, epochs):
+            since = {name: since.get(name, start) for name in names}
         return since
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -55,18 +64,8 @@ class Freezing(L.Callback, ABC):
                 stopping.wait_count = -1  # 0 after this epoch: a plateau before the last thaw is no reason to stop
         if not self.timeline or self.timeline[-1][1] != names:
             # A resumed run tells the whole timeline, also the epochs of the process before it.
-            self.timeline = self.timeline_until(list(network.groups), epoch, epochs)
+            self.timeline = self.stages(list(network.groups), epoch, epochs)
             self.states = assert_contract(network, trainer.optimizers[0], names, self.batch_norm)
-
-    def timeline_until(self, groups: Sequence[str], epoch: int, epochs: int) -> list[tuple[int, list[str]]]:
-        """(epoch, groups that train from it on) for each stage up to `epoch`."""
-        stages: list[tuple[int, list[str]]] = []
-        for earlier in range(epoch + 1):
-            chosen = set(self.trains(groups, earlier, epochs))
-            names = [name for name in groups if name in chosen]
-            if not stages or stages[-1][1] != names:
-                stages.append((earlier, names))
-        return stages
 
 
 class NoFreezing(Freezing):

@@ -64,10 +64,12 @@ def wandb_logger(
 @contextmanager
 def closing_wandb(run: Run) -> Iterator[None]:
     """Close the W&B run of this job, if there is one, with the final figures and the right exit code."""
-    exit_code = 1
+    exit_code = 0
     try:
         yield
-        exit_code = 0
+    except BaseException as error:
+        exit_code = {KeyboardInterrupt: 130, SystemExit: getattr(error, "code", 1)}.get(type(error), 1)
+        raise
     finally:
         if wandb.run is not None:
             wandb.run.summary.update(run.record.get("metrics", {}))

@@ -59,6 +59,8 @@ def _rule(error: Mapping[str, Any], value: Any) -> tuple[str, str]:
         return f"must be {kind.replace('_', ' ')} {context[bounds[kind]]}".replace("than equal", "than or equal to"), ""
     if kind in ("int_from_float", "int_type", "int_parsing"):
         return "must be a whole number", ""
+    if kind.startswith("string_"):
+        return "must be text", ""
     if kind.startswith("bool_"):
         return "must be true or false", ""
     if kind.startswith("float_"):
