@@ -5,12 +5,11 @@ This file must not import torch: `--help` and `--cfg job` come here.
 
 import functools
 import importlib
-import inspect
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,9 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
+from thaw import schema
 from thaw.errors import UserError, did_you_mean
 from thaw.run import assert_writable
-from thaw.schema import check_value, signature
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -41,13 +40,14 @@ EXECUTION_WHITELIST = [
     "lightning.pytorch.loggers.TensorBoardLogger",
 ]
 
-# The settings that belong to no target.
+# The settings that belong to no target, or that a target of another project takes too lightly.
 TOP_LEVEL: Mapping[str, Any] = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "monitor": str,
     "resume": Literal["never", "auto", "must"],
     "run.dir": str | None,
     "checkpoint.every_n_steps": Annotated[int, Field(ge=1)] | None,
+    "trainer.max_epochs": Annotated[int, Field(ge=1)] | None,
 }
 
 
@@ -76,7 +76,7 @@ def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
 
 
 def _leaves_open(node: DictConfig, name: str) -> bool:
-    return name in signature(_target(node._target_)) and node.get(name) is None
+    return name in schema.signature(_target(node._target_)) and node.get(name) is None
 
 
 def monitor_direction(monitor: str, task: Any) -> Literal["min", "max"]:
@@ -98,15 +98,9 @@ def write(cfg: DictConfig, path: Path) -> None:
     path.write_text(OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def changes(cfg: DictConfig, path: Path, shown: int = 4) -> list[str]:
+def changes(cfg: DictConfig, path: Path) -> list[str]:
     """What a resumed run would do otherwise than the configuration written at `path`, in words."""
-    if not path.is_file():
-        return []
-    before = OmegaConf.load(path)
-    names = sorted(key for key in _keys(before) | _keys(cfg) if not key.startswith(MAY_CHANGE))
-    pairs = [(name, OmegaConf.select(before, name), OmegaConf.select(cfg, name)) for name in names]
-    settings = [pair for pair in pairs if not any(isinstance(value, DictConfig) for value in pair[1:])]
-    return [f"{name} was {old}, is now {new}" for name, old, new in settings if old != new][:shown]
+    return schema.changes(plain(OmegaConf.load(path)), plain(cfg), MAY_CHANGE) if path.is_file() else []
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -148,61 +142,17 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any]:
     return data, task
 
 
-def _several_processes(cfg: DictConfig) -> list[str]:
-    devices = cfg.trainer.get("devices")
-    if isinstance(devices, str) and devices.isdigit():
-        devices = int(devices)
-    if devices == 1 or (OmegaConf.is_list(devices) and len(devices) == 1):
-        return []
-    return [f"trainer.devices must be 1, or the index of one device such as [0]: runs are one process; got {devices}."]
-
-
 def validate(cfg: DictConfig) -> list[str]:
     """Bind every node to its target's signature and check its values; return every problem in words."""
-    problems = []
-    for key, annotation in TOP_LEVEL.items():
-        problems += check_value(key, OmegaConf.select(cfg, key), annotation)
-    known = {*TOP_LEVEL, *(path.name for path in CONF.iterdir() if path.is_dir()), "run"}
-    for key in _keys(cfg):
-        if key not in known and (key.partition(".")[0] in ("run", "checkpoint") or "." not in key):
-            problems.append(f"{key}: there is no such setting. {did_you_mean(key, sorted(known))}")
-    if cfg.trainer.get("max_epochs") is not None and cfg.trainer.max_epochs < 1:
-        problems.append(f"trainer.max_epochs must be at least 1, or null; got {cfg.trainer.max_epochs}.")
-    for key, node in _nodes(cfg):
-        try:
-            parameters = signature(_target(node._target_))
-        except (ValueError, ImportError, AttributeError) as error:
-            problems.append(f"{key}._target_ must be a target that Thaw may build; got '{node._target_}' ({error}).")
-            continue
-        for name in node:
-            path = f"{key}.{name}"
-            if str(name).startswith("_"):
-                continue
-            if name not in parameters:
-                problems.append(
-                    f"{path} is no setting of {node._target_}. {did_you_mean(str(name), _settable(parameters))}"
-                )
-            elif OmegaConf.is_missing(node, name):
-                problems.append(f"{path} must be given. Write {path}=…")
-            else:
-                value = node[name]
-                value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-                if not (isinstance(value, dict) and "_target_" in value):
-                    problems += check_value(path, value, parameters[name].annotation, parameters[name].default)
-    return problems
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    return schema.problems(plain(cfg), TOP_LEVEL, groups, _target)
 
 
-def _settable(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
-    # What has no default is an object that only code can give.
-    return [name for name, parameter in parameters.items() if parameter.default is not inspect.Parameter.empty]
-
-
-def _nodes(node: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    if "_target_" in node:
-        yield path, node
-    for name in node:
-        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
-            yield from _nodes(node[name], f"{path}.{name}" if path else str(name))
+def _several_processes(cfg: DictConfig) -> list[str]:
+    devices = plain(cfg.trainer).get("devices")
+    if devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1):
+        return []
+    return [f"trainer.devices must be 1, or the index of one device such as [0]: runs are one process; got {devices}."]
 
 
 def _target(path: str) -> Any:
@@ -281,6 +231,10 @@ def diagnose(overrides: Sequence[str], folder: Path, error: Exception) -> list[s
     return problems or [str(error).splitlines()[0]]
 
 
+def _keys(cfg: DictConfig) -> set[str]:
+    return set(schema.flat(OmegaConf.to_container(cfg)))
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
 
@@ -307,7 +261,7 @@ def _explain(override: str, known: set[str], cfg: DictConfig, folder: Path, erro
     elif key not in known:
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else None
-        if "_target_" in (node or ()) and name in signature(_target(node._target_)):
+        if "_target_" in (node or ()) and name in schema.signature(_target(node._target_)):
             return f"{override}: conf/ does not list this setting of {node._target_}. Write +{override}."
         if not parent:
             known = {name.partition(".")[0] for name in known} | {p.name for p in folder.iterdir() if p.is_dir()}
@@ -315,12 +269,3 @@ def _explain(override: str, known: set[str], cfg: DictConfig, folder: Path, erro
     if isinstance(error, OverrideParseException):
         return f"{override}: must be written as key=value; quote a value with special signs: {key}='\"…\"'."
     return f"{override}: {str(error).splitlines()[0]}"
-
-
-def _keys(node: DictConfig, path: str = "") -> set[str]:
-    keys = {path} if path else set()
-    for name in node:
-        full = f"{path}.{name}" if path else str(name)
-        child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
-        keys |= _keys(child, full) if isinstance(child, DictConfig) else {full}
-    return keys

@@ -1,12 +1,86 @@
 """The signature is the schema: a target's arguments, their types and ranges, and words for what breaks them."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from thaw.errors import did_you_mean
+
+MISSING = "???"  # how a YAML says that a value must come from the command line
+
+
+def problems(
+    settings: Mapping[str, Any],
+    loose: Mapping[str, Any],
+    groups: Collection[str],
+    find_target: Callable[[str], Any],
+) -> list[str]:
+    """Everything wrong with the settings of a run, in words.
+
+    Args:
+        settings: plain nested containers; a mapping with a `_target_` holds that target's arguments.
+        loose: full key → annotation, for settings that belong to no target.
+        groups: names of the configuration's groups.
+        find_target: gives a target by its path, or raises ValueError, ImportError or AttributeError.
+    """
+    found = []
+    entries = flat(settings)
+    for key, annotation in loose.items():
+        found += check_value(key, entries.get(key), annotation)
+    parents = {key.rpartition(".")[0] for key in loose}
+    known = {*loose, *groups, *parents} - {""}
+    closed = {""} | {parent for parent in parents if "_target_" not in (entries.get(parent) or {})}
+    for key in entries:
+        if key not in known and key.rpartition(".")[0] in closed:
+            found.append(f"{key}: there is no such setting. {did_you_mean(key, sorted(known))}")
+    for key, node in entries.items():
+        if isinstance(node, dict) and "_target_" in node:
+            try:
+                parameters = signature(find_target(node["_target_"]))
+            except (ValueError, ImportError, AttributeError) as error:
+                wrong = f"got '{node['_target_']}' ({error})."
+                found.append(f"{key}._target_ must be a target that Thaw may build; {wrong}")
+                continue
+            for name, value in node.items():
+                if not name.startswith("_") and f"{key}.{name}" not in loose:
+                    found += _argument_problems(f"{key}.{name}", value, name, node["_target_"], parameters)
+    return found
+
+
+def _argument_problems(
+    path: str, value: Any, name: str, target: str, parameters: Mapping[str, inspect.Parameter]
+) -> list[str]:
+    if name not in parameters:
+        # What has no default is an object that only code can give.
+        settable = [other for other, parameter in parameters.items() if parameter.default is not parameter.empty]
+        return [f"{path} is no setting of {target}. {did_you_mean(name, settable)}"]
+    if value == MISSING:
+        return [f"{path} must be given. Write {path}=…"]
+    if isinstance(value, dict) and "_target_" in value:
+        return []
+    return check_value(path, value, parameters[name].annotation, parameters[name].default)
+
+
+def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Full key → value, of every mapping and every leaf."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        full = f"{path}.{name}" if path else str(name)
+        found[full] = value
+        if isinstance(value, dict):
+            found |= flat(value, full)
+    return found
+
+
+def changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], may_change: tuple[str, ...], shown: int = 4
+) -> list[str]:
+    """Leaves that differ, in words, but for those whose key starts with one of `may_change`."""
+    old, new = ({k: v for k, v in flat(part).items() if not isinstance(v, dict)} for part in (before, now))
+    differ = [k for k in sorted(old | new) if not k.startswith(may_change) and old.get(k) != new.get(k)]
+    return [f"{key} was {old.get(key)}, is now {new.get(key)}" for key in differ][:shown]
 
 
 def signature(target: Any) -> dict[str, inspect.Parameter]:
