@@ -39,7 +39,6 @@ class Screen(Checkpoint):
     def __init__(self, freezing: Freezing, monitor: str) -> None:
         self.freezing, self.monitor = freezing, monitor
         self._shown: list[GroupState] = []
-
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -72,7 +71,7 @@ class Screen(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = trainer.callback_metrics
-        names = ["train/loss", "val/loss", *({self.monitor} - {"val/loss"})]
+        names = dict.fromkeys(["train/loss", "val/loss", self.monitor])
         shown = "  ".join(f"{name} {float(metrics[name]):.4f}" for name in names if name in metrics)
         seconds = time.monotonic() - self._began
         say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  [dim]{seconds:.1f} s[/]")

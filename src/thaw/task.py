@@ -21,7 +21,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 
 class PresentAUROC(MulticlassAUROC):
-    """ROC-AUC of one class against the rest, averaged over the classes that have samples.
+    """ROC-AUC of one class against the rest, averaged over the classes where it is defined.
 
     torchmetrics counts a class without samples as 0, which makes a perfect classifier look poor on a small split.
     """
@@ -30,10 +30,10 @@ class PresentAUROC(MulticlassAUROC):
         super().__init__(num_classes, average="none")
 
     def compute(self) -> Tensor:
-        present = torch.bincount(dim_zero_cat(self.target), minlength=self.num_classes) > 0
+        counts = torch.bincount(dim_zero_cat(self.target), minlength=self.num_classes)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No positive samples")  # those classes are left out below
-            return super().compute()[present].mean()
+            warnings.filterwarnings("ignore", "No (positive|negative) samples")  # those classes are left out below
+            return super().compute()[(counts > 0) & (counts < counts.sum())].mean()
 
 
 class Task(nn.Module, ABC):
