@@ -3,7 +3,6 @@
 import itertools
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -156,8 +155,6 @@ def test_looking_imports_no_torch(arguments: list[str]) -> None:
         "except SystemExit:\n    pass\n"
         "assert not {'torch', 'lightning', 'timm', 'wandb', 'matplotlib', 'sklearn'} & set(sys.modules)"
     )
-    began = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "freezing" in result.stdout
-    assert time.monotonic() - began < 5  # 0.4 s here; scripts/benchmark.py will hold the real bound
