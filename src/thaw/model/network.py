@@ -1,7 +1,7 @@
 """A Network: a headless body, our own head, and an ordered partition of the parameters into layer groups."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -9,15 +9,51 @@ from torch.nn.modules.batchnorm import _BatchNorm
 BatchNormPolicy = Literal["frozen", "adapt", "train"]
 
 
+class Steps(NamedTuple):
+    """One vector for each step of a sequence, where a task wants an answer at every token or frame.
+
+    Args:
+        values: (batch, steps, width); what lies beyond a sample's length is padding.
+        lengths: real steps of each sample (batch,).
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+
+class Head(nn.Sequential):
+    """Dropout and one linear layer, on features (batch, width) or on each of the steps."""
+
+    def __init__(self, linear: nn.Linear, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.add_module("dropout", nn.Dropout(dropout))
+        self.add_module("linear", linear)
+
+    @classmethod
+    def new(cls, width: int, num_outputs: int, dropout: float = 0.0) -> "Head":
+        linear = nn.Linear(width, num_outputs)
+        nn.init.trunc_normal_(linear.weight, std=0.02)
+        nn.init.zeros_(linear.bias)
+        return cls(linear, dropout)
+
+    def forward(self, features: Tensor | Steps) -> Tensor | Steps:
+        if isinstance(features, Steps):
+            return Steps(super().forward(features.values), features.lengths)
+        return super().forward(features)
+
+
 class Network(nn.Module):
     """A pretrained body under a new head, cut into layer groups `stem, block00 … blockNN, head` in forward order.
 
     Args:
-        body: maps inputs to features (batch, width).
-        head: maps features (batch, width) to outputs (batch, num_outputs).
+        body: maps inputs to features (batch, width), or to Steps.
+        head: maps features (batch, width) to outputs (batch, num_outputs), or Steps to Steps.
         groups: names of the body's parameters by layer group, in forward order, without the head.
-        preprocessing: what the data must do to its inputs for this body, as plain values.
+        preprocessing: what the data must do to its inputs for this body; `kind` is `image`, `text` or `waveform`.
         no_decay: names of body parameters that never get weight decay, beside all vectors.
+        lr: a rate that suits the body's last block under AdamW, for those who leave the rate open.
+        new_head: whether the head starts from nothing and may take a larger rate than the body.
+        pretrained: whether the body's weights are worth freezing.
 
     Raises:
         ValueError: a parameter stands in no group, or in two.
@@ -30,16 +66,24 @@ class Network(nn.Module):
         groups: Mapping[str, Iterable[str]],
         preprocessing: Mapping[str, Any] | None = None,
         no_decay: Collection[str] = (),
+        lr: float = 3e-4,
+        new_head: bool = True,
+        pretrained: bool = True,
     ) -> None:
         super().__init__()
         self.body, self.head = body, head
         self.preprocessing = dict(preprocessing or {})
         self.no_decay = {f"body.{name}" for name in no_decay}
+        self.lr, self.new_head, self.pretrained = lr, new_head, pretrained
         self._names = {group: [f"body.{name}" for name in names] for group, names in groups.items()}
-        self._names["head"] = [f"head.{name}" for name, _ in head.named_parameters()]
+        # A weight that the head shares with the body counts once, in the body's group.
+        names = [name for name, _ in self.named_parameters()]
+        if own := [name for name in names if name.startswith("head.")]:
+            self._names["head"] = own
         self._batch_norm: BatchNormPolicy = "frozen"
         self._trains: set[str] = set(self._names)
-        _assert_partition(self._names, (name for name, _ in self.named_parameters()))
+        _assert_partition(self._names, names)
+        self.train()  # what a library hands over in eval mode would stay there
 
     @property
     def groups(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -52,11 +96,11 @@ class Network(nn.Module):
         """Names of the groups that train now, in forward order."""
         return [group for group in self._names if group in self._trains]
 
-    def features(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """The head's input (batch, width), and the only cut at which activations may be cached."""
+    def features(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor | Steps:
+        """The head's input (batch, width), or one for each step; the only cut at which activations may be cached."""
         return self.body(inputs)
 
-    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor | Steps:
         return self.head(self.features(inputs))
 
     def train_groups(self, names: Iterable[str], batch_norm: BatchNormPolicy = "frozen") -> None:

@@ -1,14 +1,13 @@
 """Image networks: any timm model as a Network, with weights from a file, the local cache or the Hub."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import timm
-from huggingface_hub import hf_hub_download, hf_hub_url
-from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils import get_session
+from huggingface_hub import hf_hub_download
 from pydantic import AfterValidator, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,9 +18,8 @@ from torch import nn
 
 from thaw.errors import UserError, did_you_mean
 from thaw.model import glyphs  # noqa: F401  (registers resnet_glyphs with timm)
-from thaw.model.network import Network
-
-HUB_TIMEOUT = 8  # seconds
+from thaw.model.hub import from_cache_or_hub
+from thaw.model.network import Head, Network
 
 
 def _known_name(name: str) -> str:
@@ -84,6 +82,7 @@ def timm_network(
 
     own = resolve_model_data_config(body)
     preprocessing = {
+        "kind": "image",
         "channels": arguments["in_chans"],
         "size": image_size or own["input_size"][-1],
         "mean": _per_channel("mean", mean, own["mean"], arguments["in_chans"]),
@@ -94,10 +93,8 @@ def timm_network(
     linear = nn.Linear(body.head_hidden_size, num_outputs)
     trunc_normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
-    head = nn.Sequential()
-    head.add_module("dropout", nn.Dropout(dropout))
-    head.add_module("linear", linear)
-    return Network(body, head, layer_groups(body, name), preprocessing, _no_weight_decay(body))
+    head, groups = Head(linear, dropout), layer_groups(body, name)
+    return Network(body, head, groups, preprocessing, _no_weight_decay(body), pretrained=weights != "none")
 
 
 def _per_channel(key: str, given: list[float] | None, own: Sequence[float], channels: int) -> list[float]:
@@ -185,18 +182,5 @@ def _pretrained_file(name: str, config: Any) -> Path:
     repo, filename = config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
     if not repo or not filename.endswith(".safetensors"):
         raise UserError(f"model.weights=pretrained must exist as safetensors, and timm publishes none for '{name}'.")
-    try:
-        return Path(hf_hub_download(repo, filename, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        # The Hub's client would try six times over; one quick question tells whether it can be reached at all.
-        get_session().head(hf_hub_url(repo, filename), timeout=HUB_TIMEOUT)
-        return Path(hf_hub_download(repo, filename))
-    except Exception as error:  # the Hub's client raises many unrelated types
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"model.weights=pretrained must be had from the local cache or the Hub; '{repo}' was not ({reason}).\n"
-            "Three ways out: connect to the network; write model.weights=/path/to/model.safetensors;\n"
-            "or start from random weights on purpose with model.weights=none."
-        ) from None
+    ways = "write model.weights=/path/to/model.safetensors;\nor start from random weights with model.weights=none"
+    return Path(from_cache_or_hub(partial(hf_hub_download, repo, filename), repo, filename, ways))
