@@ -10,8 +10,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from thaw.data.datamodule import DataModule, Samples
+from thaw.data.datamodule import DataModule
 from thaw.data.digits import Digits
+from thaw.data.samples import Samples
 from thaw.errors import UserError
 
 DIGITS_PREPROCESSING = {
@@ -39,19 +40,19 @@ def negative(value: Tensor) -> Tensor:
 class Numbers(DataModule):
     """Each sample is its own number: `counts[k]` samples of class k, and ready-made splits where wanted."""
 
-    def __init__(self, counts=(60, 40, 20), given=(), opener=as_tensor, names=None, **data: Any) -> None:
+    def __init__(self, counts=(60, 40, 20), given=(), opener=as_tensor, labels=None, **data: Any) -> None:
         self.counts, self.given, self.opener = counts, given, opener
-        self.names = names or [f"class{index}" for index in range(len(counts))]
+        self.labels = labels or [f"class{index}" for index in range(len(counts))]
         super().__init__(**{"num_workers": 0} | data)
 
-    def read(self) -> tuple[list[str], dict[str, Samples]]:
-        targets = np.repeat(np.arange(len(self.counts)), self.counts)
+    def read(self) -> dict[str, Samples]:
+        targets = np.repeat(self.labels, self.counts)
         first = 0
         splits = {}
         for split in ("train", *self.given):
             splits[split] = Samples(np.arange(first, first + len(targets)), targets, self.opener)
             first += len(targets)
-        return self.names, splits
+        return splits
 
     def preprocess(self, **preprocessing: Any) -> None:
         self.transforms = {"train": negative, "eval": torch.clone}
@@ -216,7 +217,7 @@ def test_class_of_one_sample_is_refused():
 
 def test_single_class_is_refused_by_name():
     with pytest.raises(UserError, match=r"found 1: only"):
-        Numbers(counts=(50,), names=["only"])
+        Numbers(counts=(50,), labels=["only"])
 
 
 def test_fingerprint_is_stable():
@@ -231,7 +232,7 @@ def test_fingerprint_is_stable():
         {"train_size": 20},
         {"val_size": 0.2},
         {"test_size": 0.2},
-        {"names": ["a", "b", "c"]},
+        {"labels": ["a", "b", "c"]},
         {"counts": (60, 39, 21)},
     ],
 )
@@ -326,5 +327,101 @@ def test_few_labels_come_in_small_batches(size, expected):
     assert Numbers(counts=(500, 400), given=("val",), train_size=size, batch_size=64).batch_size == 64
 
 
-def test_network_is_told_the_number_of_classes():
-    assert Numbers(counts=(10, 10, 10, 10)).network_arguments == {"num_outputs": 4}
+def test_task_is_told_the_classes_and_how_often_each_occurs_in_train():
+    data = Numbers(counts=(10, 20, 30), given=("val",))
+    assert data.task_arguments == {"classes": ["class0", "class1", "class2"], "class_counts": [10, 20, 30]}
+    assert data.network_arguments == {}
+    few = Numbers(counts=(10, 20, 30), given=("val",), train_size=6)
+    assert few.task_arguments["class_counts"] == [1, 2, 3]
+
+
+# Shots, samplers, bad samples
+
+
+@pytest.mark.parametrize("shots", [1, 5, 20])
+def test_shots_are_so_many_of_each_class(shots):
+    full, data = inputs(Numbers(given=("val",))), Numbers(given=("val",), shots=shots)
+    assert class_counts(data, "train") == [shots] * 3
+    assert set(inputs(data)["train"]) <= set(full["train"])
+    assert inputs(data)["val"] == full["val"]
+    assert inputs(Numbers(given=("val",), shots=shots)) == inputs(data)
+    assert shots == 20 or inputs(Numbers(given=("val",), shots=shots, seed=1))["train"] != inputs(data)["train"]
+
+
+def test_more_shots_than_a_class_has_are_refused_by_its_name():
+    with pytest.raises(UserError, match=r"data\.shots must .* got 21, and 'class2' has 20"):
+        Numbers(given=("val",), shots=21)
+
+
+def test_a_balanced_sampler_is_for_training_alone():
+    data = Numbers(counts=(90, 10), given=("val",), sampler="balanced", batch_size=50)
+    data.preprocess()
+    drawn = [number < -90 for batch in batches(data.train_dataloader()) for number in batch]
+    assert 25 <= sum(drawn) <= 75  # of ten in a hundred, half
+    assert batches(data.val_dataloader()) == [list(range(100, 150)), list(range(150, 200))]
+
+
+def bad(reason: str, *numbers: int) -> type[Numbers]:
+    class Bad(Numbers):
+        def problems(self, samples: Samples) -> dict[int, str]:
+            return {index: reason for index, number in enumerate(samples.inputs) if number in numbers}
+
+    return Bad
+
+
+def test_bad_samples_are_named_by_split_and_reason():
+    with pytest.raises(UserError) as caught:
+        bad("no sound", 3, 5, 99, 100, 130)(given=("val",))
+    message = str(caught.value)
+    assert "5 cannot be used: train '3' (no sound), train '5' (no sound), train '99' (no sound) and 2 more" in message
+    assert "data.on_bad_sample=skip" in message
+
+
+def test_bad_samples_up_to_one_in_a_hundred_of_a_split_are_left_out():
+    kind = bad("no sound", 3, 5, 209)
+    data = kind(counts=(100, 100), given=("val",), on_bad_sample="skip")
+    assert data.skipped == [("train", "3", "no sound"), ("train", "5", "no sound"), ("val", "9", "no sound")]
+    assert data.sizes == {"train": 198, "val": 199}
+    assert not {3, 5, 209} & {number for numbers in inputs(data).values() for number in numbers}
+    assert data.quality().skipped == {"no sound": 3}
+    with pytest.raises(UserError, match="3 cannot be used"):
+        bad("no sound", 3, 4, 5)(counts=(100, 100), given=("val",), on_bad_sample="skip")
+
+
+@pytest.mark.parametrize("missing", [None, "", float("nan")])
+def test_a_sample_without_a_label_is_bad(missing):
+    class Unlabelled(Numbers):
+        def read(self) -> dict[str, Samples]:
+            labels = ["a", "b", missing] * 10
+            return {"train": Samples(np.arange(30), labels, as_tensor)}
+
+    with pytest.raises(UserError, match=r"10 cannot be used: train '2' \(no label\)"):
+        Unlabelled()
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"), [("text", "model=bert"), ("waveform", "model=wav2vec2"), ("image", "model=mobilenet")]
+)
+def test_data_and_a_network_that_does_not_read_it_are_told_apart(kind, model):
+    class Only(DataModule):
+        def read(self) -> dict[str, Samples]:
+            return {"train": Samples(np.arange(30), ["a", "b", "c"] * 10, as_tensor)}
+
+    setattr(Only, f"for_{kind}", lambda self, **_: None)
+    other = "text" if kind == "image" else "image"
+    with pytest.raises(UserError) as caught:
+        Only().preprocess(kind=other)
+    assert f"model must read what data=Only holds, and this one reads {other} inputs" in str(caught.value)
+    assert model in str(caught.value)
+
+
+def test_quality_tells_what_stands_twice_and_where():
+    class Doubled(Numbers):
+        def keys(self, samples: Samples) -> list[str]:
+            return [str(number % 110) for number in samples.inputs]
+
+    quality = Doubled(given=("val",)).quality()
+    assert quality.sizes == {"train": 120, "val": 120}
+    assert quality.class_counts["train"] == {"class0": 60, "class1": 40, "class2": 20}
+    assert quality.duplicates == {"train": 10, "val": 10}
+    assert [(leak.earlier, leak.later, leak.samples) for leak in quality.leaks] == [("train", "val", 120)]

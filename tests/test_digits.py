@@ -32,7 +32,7 @@ def test_pixels_and_targets_come_from_the_same_row():
 def test_images_are_eight_by_eight_grey_and_use_every_level():
     image, target = Digits().splits["train"][0]
     assert (image.mode, image.size) == ("L", (8, 8))
-    assert isinstance(target, int)
+    assert isinstance(target, int | np.integer)
     pixels = np.stack([np.asarray(image) for image, _ in Digits().splits["val"]])
     assert (pixels.min(), pixels.max()) == (0, 255)
     assert len(np.unique(pixels)) == 17

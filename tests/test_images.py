@@ -22,7 +22,7 @@ from thaw.model.network import Network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer
 from thaw.scheduler import constant
-from thaw.task import Classification
+from thaw.task.classification import Classification
 
 PREPROCESSING = {
     "channels": 3,
@@ -211,7 +211,7 @@ def test_val_may_lack_a_class_but_not_bring_one(tmp_path):
     tree(tmp_path / "val", classes=("bird",))
     message = refusal(tmp_path)
     assert "data.root: val has classes that train lacks: ['bird']" in message
-    assert "['ant', 'cat', 'dog']" in message
+    assert "Train has ant, cat, dog." in message
 
 
 def test_missing_root_is_refused(tmp_path):
@@ -224,7 +224,7 @@ def test_missing_root_is_refused(tmp_path):
 def test_folder_without_images_is_refused(tmp_path, layout):
     (tmp_path / layout).mkdir(parents=True, exist_ok=True)
     message = refusal(tmp_path)
-    assert "train/<class>/<image> or <class>/<image>" in message
+    assert "train/<class>/<file> or <class>/<file>" in message
     assert ".jpg" in message
     assert str(tmp_path) in message
 
@@ -232,7 +232,7 @@ def test_folder_without_images_is_refused(tmp_path, layout):
 def test_images_outside_class_folders_are_refused(tmp_path):
     (tmp_path / "train").mkdir()
     noise(0).save(tmp_path / "train" / "0.png")
-    assert "train/<class>/<image>" in refusal(tmp_path)
+    assert "train/<class>/<file>" in refusal(tmp_path)
 
 
 def test_single_class_folder_is_refused(tmp_path):
@@ -268,7 +268,7 @@ def test_broken_image_is_named_before_training(tmp_path, spoil, zipped):
         packed(tmp_path / "train", tmp_path / "train.zip")
     message = refusal(tmp_path)
     place = f"{tmp_path / 'train.zip'}::cat/spoilt.jpg" if zipped else f"{tmp_path / 'train'}/cat/spoilt.jpg"
-    assert f"1 cannot be: '{place}'" in message
+    assert f"1 cannot be used: train '{place}' (no readable image)" in message
     assert "Mend or remove" in message
 
 
@@ -277,7 +277,7 @@ def test_many_broken_images_are_counted_and_three_are_named(tmp_path):
     for index in range(10):
         html(tmp_path / "dog" / f"{index}.png")
     message = refusal(tmp_path)
-    assert "10 cannot be" in message
+    assert "10 cannot be used" in message
     assert message.count(str(tmp_path)) == 3
     assert "and 7 more" in message
 
@@ -308,7 +308,7 @@ def test_broken_image_met_in_a_worker_is_told_in_our_words_alone(tmp_path, monke
     tree(tmp_path)
     html(tmp_path / "cat" / "0.png")
     html(tmp_path / "cat" / "1.png")
-    monkeypatch.setattr(images, "CHECKED_IMAGES", 0)
+    monkeypatch.setattr(images, "CHECKED_FILES", 0)
     data = load(tmp_path, num_workers=1)
     data.preprocess(**PREPROCESSING)
     batches = iter(data.train_dataloader())
@@ -534,7 +534,7 @@ def trained_on(seed_before: int) -> list[torch.Tensor]:
     data.preprocess(**GREY)
     body = nn.Sequential(nn.Flatten(), nn.Linear(256, 8))
     network = Network(body, nn.Linear(8, 10), {"stem": ["1.weight", "1.bias"]})
-    module = FineTuner(network, Classification(10), create_optimizer, constant())
+    module = FineTuner(network, Classification(data.classes), create_optimizer, constant())
     seen = Seen()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(
@@ -555,7 +555,7 @@ def test_mixing_draws_the_same_in_a_resumed_epoch():
 @pytest.mark.parametrize("size", [None, 64])
 def test_network_is_told_the_image_size(tmp_path, size):
     data = load(tree(tmp_path, classes=("a", "b", "c")), image_size=size)
-    assert data.network_arguments == {"num_outputs": 3, "image_size": size}
+    assert data.network_arguments == {"image_size": size}
 
 
 def test_open_image_reads_the_pixels_of_a_zip_entry(tmp_path):

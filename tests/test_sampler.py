@@ -1,16 +1,24 @@
 """Order and augmentation as functions of (seed, epoch, index) alone."""
 
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from thaw.data.sampler import EpochSampler, Transformed
+from thaw.data.sampler import EpochBatches, Transformed
 
 SIZE = 40
 
 
+def flat(batches: Iterable[list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    return [key for batch in batches for key in batch]
+
+
 def order(seed: int, epoch: int, size: int = SIZE, shuffle: bool = True) -> list[tuple[int, int]]:
-    return list(EpochSampler(size, seed, shuffle, lambda: epoch))
+    return flat(EpochBatches(size, 7, seed, shuffle, lambda: epoch))
 
 
 def samples(size: int = SIZE) -> list[tuple[float, int]]:
@@ -27,9 +35,9 @@ def failing(value: float) -> torch.Tensor:
 
 
 def epoch_of(num_workers: int, seed: int, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    sampler = EpochSampler(SIZE, seed, True, lambda: epoch)
+    batches = EpochBatches(SIZE, 7, seed, True, lambda: epoch)
     dataset = Transformed(samples(), noisy, seed)
-    return list(DataLoader(dataset, batch_size=7, sampler=sampler, num_workers=num_workers))
+    return list(DataLoader(dataset, batch_sampler=batches, num_workers=num_workers))
 
 
 @pytest.mark.parametrize("size", [1, 2, SIZE])
@@ -50,22 +58,22 @@ def test_order_without_shuffling_is_ascending(epoch):
 def test_order_depends_on_seed_and_epoch_only():
     expected = order(seed=7, epoch=3)
     now = 0
-    walked = EpochSampler(SIZE, 7, True, lambda: now)
+    walked = EpochBatches(SIZE, 7, 7, True, lambda: now)
     for now in range(4):
         torch.manual_seed(now)
-        last = list(walked)
+        last = flat(walked)
     assert last == expected
-    assert list(walked) == expected
+    assert flat(walked) == expected
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_order_that_has_begun_keeps_its_epoch(shuffle):
     """Workers fetch ahead: an order asked for in one epoch may be read on in the next."""
     now = 2
-    begun = iter(EpochSampler(SIZE, 7, shuffle, lambda: now))
+    begun = iter(EpochBatches(SIZE, 7, 7, shuffle, lambda: now))
     first = next(begun)
     now = 3
-    assert [first, *begun] == order(7, 2, shuffle=shuffle)
+    assert flat([first, *begun]) == order(7, 2, shuffle=shuffle)
 
 
 def test_orders_differ_between_epochs_and_seeds():
@@ -81,9 +89,11 @@ def test_sampler_leaves_the_global_generator_alone(shuffle):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_sampler_length_is_the_number_of_keys(shuffle):
-    sampler = EpochSampler(9, 0, shuffle, int)
-    assert len(sampler) == len(list(sampler)) == 9
+@pytest.mark.parametrize(("size", "sizes"), [(9, [4, 4, 1]), (8, [4, 4]), (3, [3])])
+def test_sampler_length_is_the_number_of_batches(shuffle, size, sizes):
+    batches = EpochBatches(size, 4, 0, shuffle, int)
+    assert [len(batch) for batch in batches] == sizes
+    assert len(batches) == len(sizes)
 
 
 def test_augmentation_is_the_same_with_and_without_workers():
@@ -137,3 +147,111 @@ def test_transformed_keeps_targets_and_length():
     dataset = Transformed(samples(), float, seed=1)
     assert len(dataset) == SIZE
     assert [dataset[(0, index)] for index in range(SIZE)] == samples()
+
+
+# Batches by length
+
+
+def lengths(size: int = 300, seed: int = 0, most: int = 90) -> np.ndarray:
+    """As of sentences: most of them short, a few long."""
+    return np.clip(np.random.default_rng(seed).geometric(0.08, size), 1, most)
+
+
+def by_length(held: np.ndarray, shuffle: bool = True, batch_size: int = 16, **options: object) -> EpochBatches:
+    return EpochBatches(len(held), batch_size, 3, shuffle, int, lengths=held, **options)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 100, 333])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("epoch", [0, 4])
+def test_every_sample_stands_in_one_batch_by_length(max_tokens, shuffle, epoch):
+    batches = by_length(lengths(), shuffle, max_tokens=max_tokens)
+    assert sorted(index for batch in batches.batches(epoch) for index in batch) == list(range(300))
+
+
+@pytest.mark.parametrize("max_tokens", [90, 100, 333])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_budget_holds_with_padding_and_the_number_of_batches_is_that_of_every_epoch(max_tokens, seed):
+    held = lengths(seed=seed)
+    batches = by_length(held, max_tokens=max_tokens)
+    for epoch in range(20):
+        found = batches.batches(epoch)
+        assert len(found) == len(batches)
+        assert max(len(batch) * held[batch].max() for batch in found) <= max_tokens
+        assert max(map(len, found)) <= 16
+
+
+def test_a_budget_of_whole_samples_is_used_up():
+    """Samples that are all cut to the same length fill it without a rest."""
+    assert [len(batch) for batch in by_length(np.full(64, 50), max_tokens=400).batches(0)] == [8] * 8
+
+
+def test_batches_hold_samples_of_similar_length_and_little_padding():
+    held = lengths(3000, most=512)
+    padded, plain = (
+        sum(len(batch) * held[batch].max() for batch in EpochBatches(3000, 16, 3, True, int, lengths=given).batches(0))
+        for given in (held, None)
+    )
+    assert padded < 1.1 * held.sum()
+    assert plain > 2 * held.sum()
+
+
+def test_batches_by_length_differ_between_epochs_in_order_and_in_company():
+    batches = by_length(lengths())
+    first, second = batches.batches(0), batches.batches(1)
+    assert first == batches.batches(0)
+    company = [{frozenset(batch) for batch in found} for found in (first, second)]
+    assert len(company[0] & company[1]) < 0.2 * len(first)
+    longest = [[int(lengths()[batch].max()) for batch in found] for found in (first, second)]
+    assert longest[0] != sorted(longest[0])
+    assert longest[0] != longest[1]
+
+
+def test_lengths_in_seconds_are_lengths_too():
+    held = np.random.default_rng(0).uniform(0.02, 3, 100)
+    found = by_length(held).batches(0)
+    assert sorted(index for batch in found for index in batch) == list(range(100))
+    assert sum(len(batch) * held[batch].max() for batch in found) < 1.25 * held.sum()
+
+
+def test_evaluation_by_length_goes_from_short_to_long_and_is_the_same_every_time():
+    held = lengths()
+    batches = by_length(held, shuffle=False)
+    assert batches.batches(0) == batches.batches(7)
+    order = [index for batch in batches.batches(0) for index in batch]
+    longest = [held[batch].max() for batch in batches.batches(0)]
+    assert longest == sorted(longest)
+    results = [f"result of {index}" for index in order]
+    assert [found for _, found in sorted(zip(order, results, strict=True))] == [f"result of {i}" for i in range(300)]
+
+
+@pytest.mark.parametrize("max_tokens", [None, 200])
+@pytest.mark.parametrize("held", [None, lengths()])
+def test_an_epoch_can_go_on_at_any_batch(max_tokens, held):
+    batches = EpochBatches(300, 16, 3, True, lambda: 5, lengths=held, max_tokens=max_tokens)
+    whole = list(batches)
+    for done in (0, 1, len(whole) // 2, len(whole) - 1):
+        batches.skip = done
+        assert list(batches) == whole[done:]
+        assert list(batches) == whole  # the next epoch is whole
+
+
+@pytest.mark.parametrize("held", [None, lengths()])
+def test_a_balanced_sampler_draws_every_class_equally_often(held):
+    targets = np.array([0] * 200 + [1] * 80 + [2] * 20)
+    weights = 1 / np.bincount(targets)[targets]
+    batches = EpochBatches(300, 16, 3, True, int, lengths=held, weights=weights)
+    drawn = Counter()
+    for epoch in range(30):
+        found = batches.batches(epoch)
+        assert sum(map(len, found)) == 300
+        drawn.update(targets[[index for batch in found for index in batch]].tolist())
+    expected = 30 * 300 / 3
+    noise = (30 * 300 * (1 / 3) * (2 / 3)) ** 0.5
+    assert all(abs(count - expected) < 5 * noise for count in drawn.values()), drawn
+    assert batches.batches(0) != batches.batches(1)
+
+
+def test_a_last_batch_of_one_is_left_out_where_that_is_asked_for():
+    assert [len(batch) for batch in EpochBatches(9, 4, 0, True, int, drop_single=True)] == [4, 4]
+    assert [len(batch) for batch in EpochBatches(1, 4, 0, True, int, drop_single=True)] == [1]

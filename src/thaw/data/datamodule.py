@@ -3,17 +3,22 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import lightning as L
 import numpy as np
 from pydantic import Field
-from sklearn.model_selection import train_test_split
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
-from thaw.data.sampler import EpochSampler, Transformed
+from thaw.data.quality import Quality, duplicates, summary
+from thaw.data.sampler import EpochBatches, Transformed
+from thaw.data.samples import Samples, sound, unlabelled
+from thaw.data.splits import carve
+from thaw.data.targets import KINDS, Targets
 from thaw.defaults import default_batch_size
 from thaw.errors import UserError
 
@@ -21,28 +26,7 @@ Split = Literal["train", "val", "test"]
 Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
-
-@dataclass(frozen=True)
-class Samples(Sequence[tuple[Any, int]]):
-    """Labelled samples, each opened only when it is asked for.
-
-    Args:
-        inputs: what `open` turns into a sample: a path, an array, a text.
-        targets: class index of each sample (samples,).
-    """
-
-    inputs: Sequence[Any]
-    targets: np.ndarray
-    open: Callable[[Any], Any]
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.open(self.inputs[index]), int(self.targets[index])
-
-    def take(self, indices: np.ndarray) -> "Samples":
-        return Samples([self.inputs[index] for index in indices], self.targets[indices], self.open)
+FITTING_MODELS = {"image": "model=mobilenet", "text": "model=bert", "waveform": "model=wav2vec2"}
 
 
 class ResumableLoader(DataLoader):
@@ -54,7 +38,8 @@ class ResumableLoader(DataLoader):
         return {"batches": self.done()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.sampler.skip = state["batches"] % len(self) * self.batch_size
+        order = self.batch_sampler or self.dataset  # a stream makes its batches itself
+        order.skip = state["batches"] % len(self)
 
 
 class DataModule(L.LightningDataModule, ABC):
@@ -62,49 +47,111 @@ class DataModule(L.LightningDataModule, ABC):
 
     Args:
         seed: seeds the splits, the subset, the order and the augmentation.
+        target: what the task asks for: `class`, `labels`, `number`, `tags`, `transcript` or `text`.
         batch_size: samples a step; None takes 32, or less where there are few labels.
         num_workers: loader processes; None takes the cores, at most 4.
         train_size: a stratified subset of train, as a count of samples (int) or a share (float).
+        shots: a subset of train with this many samples of each class.
         val_size, test_size: share carved from train where the data has no such split.
+        sampler: `shuffle`, or `balanced`, which draws every class equally often, with replacement.
+        on_bad_sample: `raise` names every sample that cannot be used; `skip` leaves them out, at most 1 % of a split.
 
     Raises:
-        UserError: fewer than two classes, or a split that cannot be stratified.
+        UserError: samples that cannot be used, labels that do not fit the task, or a split that cannot be stratified.
     """
+
+    #: What lengths are counted in, and whether samples of similar length go together.
+    unit, by_length = "", False
+    #: Most tokens a batch, padding included.
+    max_tokens: int | None = None
 
     def __init__(
         self,
         seed: int = 0,
+        target: Literal["class", "labels", "number", "tags", "transcript", "text"] = "class",
         batch_size: Annotated[int, Field(ge=1)] | None = None,
         num_workers: Annotated[int, Field(ge=0)] | None = None,
         train_size: Size | None = None,
+        shots: Annotated[int, Field(ge=1)] | None = None,
         val_size: Share = 0.1,
         test_size: Share | None = None,
+        sampler: Literal["shuffle", "balanced"] = "shuffle",
+        on_bad_sample: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
-        self.seed = seed
+        self.seed, self.sampler, self.skips = seed, sampler, on_bad_sample == "skip"
         self.num_workers = min(os.cpu_count() or 1, 4) if num_workers is None else num_workers
-        self.classes, splits = self.read()
-        if len(self.classes) < 2:
-            raise UserError(
-                f"data must have at least two classes, each in a folder or under a label of its own; "
-                f"found {len(self.classes)}: {', '.join(self.classes)}."
-            )
-        self.splits = self._carve(splits, train_size, val_size, test_size)
+        raw = self.read()
+        may_lack = target in ("labels", "text")
+        problems = {
+            split: ({} if may_lack else unlabelled(samples)) | dict(self.problems(samples))
+            for split, samples in raw.items()
+        }
+        splits, self.skipped = sound(raw, problems, skip=self.skips)
+        self.targets: Targets = KINDS[target](splits["train"].targets)
+        splits = {
+            split: replace(samples, targets=self.targets.encode(samples.targets, split))
+            for split, samples in splits.items()
+        }
+        self.splits = carve(splits, self.targets, seed, train_size, shots, val_size, test_size)
+        self.sources = dict(self.splits)  # what was read, also where the samples are cut anew from it
+        if empty := [split for split, samples in self.splits.items() if not len(samples)]:
+            raise UserError(f"data: every split must hold at least one sample; {' and '.join(empty)} has none.")
+        if sampler == "balanced" and self.targets.strata(self.splits["train"].targets) is None:
+            raise UserError("data.sampler=balanced must have one class for each sample. Write data.sampler=shuffle.")
         self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
         self.transforms: dict[str, Callable[[Any], Any]] = {}
+        self.truncated: dict[str, int] = {}  # samples of each split that are cut to what the network reads
 
     @abstractmethod
-    def read(self) -> tuple[list[str], dict[str, Samples]]:
-        """Class names in index order, and the splits the data itself has; `train` at least."""
+    def read(self) -> dict[str, Samples]:
+        """The splits the data itself has, with raw labels; `train` at least."""
 
-    @abstractmethod
-    def preprocess(self, **preprocessing: Any) -> None:
-        """Build `self.transforms['train']` and `['eval']` from what the network asks for."""
+    def preprocess(self, kind: str = "image", **preprocessing: Any) -> None:
+        """Build `self.transforms['train']` and `['eval']` from what the network asks for.
+
+        Raises:
+            UserError: the network reads another kind of input.
+        """
+        ways = {name: getattr(self, f"for_{name}", None) for name in ("image", "text", "waveform")}
+        if ways[kind] is None:
+            fitting = [FITTING_MODELS[name] for name, way in ways.items() if way]
+            raise UserError(
+                f"model must read what data={type(self).__name__} holds, and this one reads {kind} inputs. "
+                f"Write e.g. {' or '.join(fitting)}."
+            )
+        ways[kind](**preprocessing)
+
+    def problems(self, samples: Samples) -> Mapping[int, str]:
+        """Index → reason, of the samples that cannot be used."""
+        return {}
+
+    def keys(self, samples: Samples) -> Sequence[str | bytes] | None:
+        """What two samples share if they are the same; None where that cannot be told."""
+        return None
+
+    def names(self, samples: Samples) -> Iterable[str]:
+        """What stands for each sample in `predictions.csv` and in messages."""
+        return (samples.name(index) for index in range(len(samples)))
+
+    def lengths(self, split: Split) -> np.ndarray | None:
+        """Length of each sample (samples,); None where all are alike."""
+        return None
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of what is answered, in index order."""
+        return self.targets.classes
 
     @property
     def network_arguments(self) -> dict[str, Any]:
         """What the network must know of the data."""
-        return {"num_outputs": len(self.classes)}
+        return {}
+
+    @property
+    def task_arguments(self) -> dict[str, Any]:
+        """What the task may need to know of the data."""
+        return self.targets.task_arguments(self.splits["train"].targets)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -114,66 +161,74 @@ class DataModule(L.LightningDataModule, ABC):
     def fingerprint(self) -> str:
         """A hash of the class names and of which sample stands in which split under which label."""
         digest = hashlib.sha256(repr(self.classes).encode())
-        for split, samples in self.splits.items():
-            digest.update(split.encode() + np.asarray(samples.targets, dtype=np.int64).tobytes())
-            for item in samples.inputs:
-                digest.update(item.tobytes() if isinstance(item, np.ndarray) else str(item).encode())
+        for split, samples in self.sources.items():
+            digest.update(split.encode())
+            for name, item, target in zip(self.names(samples), samples.inputs, samples.targets, strict=True):
+                digest.update(np.asarray(target).tobytes())
+                digest.update(item.tobytes() if isinstance(item, np.ndarray | np.generic) else name.encode())
         return digest.hexdigest()[:16]
 
-    def _carve(
-        self, splits: dict[str, Samples], train_size: int | float | None, val_size: float, test_size: float | None
-    ) -> dict[str, Samples]:
-        splits = dict(splits)
-        for split, share in (("test", test_size), ("val", val_size)):
-            if split not in splits and share:
-                splits["train"], splits[split] = self._cut(splits["train"], share, f"data.{split}_size")
-        if train_size is not None:
-            splits["train"] = self._subset(splits["train"], train_size)
-        return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+    @property
+    def batching(self) -> str:
+        """How large a batch is, in words."""
+        bound = f"batches of {self.batch_size}"
+        return f"{bound}, {self.max_tokens:,} tokens at most" if self.max_tokens else bound
 
-    def _subset(self, samples: Samples, size: int | float) -> Samples:
-        count = int(size * len(samples)) if isinstance(size, float) else size
-        held = np.bincount(samples.targets, minlength=len(self.classes))
-        if not len(self.classes) <= count <= len(samples):
-            raise UserError(
-                f"data.train_size must leave every class at least one sample and be no more than there are; got {size} "
-                f"of {len(samples)} samples in {len(self.classes)} classes."
-            )
-        shares = held * (count / len(samples))
-        taken = np.maximum(1, np.floor(shares)).astype(int)
-        for _ in range(abs(count - taken.sum())):
-            step = 1 if taken.sum() < count else -1
-            taken[np.argmax(np.where((taken > 1) | (step > 0), step * (shares - taken), -np.inf))] += step
-        generator = np.random.default_rng(self.seed)
-        parts = [generator.permutation(np.flatnonzero(samples.targets == k))[:n] for k, n in enumerate(taken)]
-        return samples.take(np.sort(np.concatenate(parts)))
+    def quality(self) -> Quality:
+        """What there is to know of the data before training: counts, lengths, duplicates, leaks."""
+        keys = {split: found for split, held in self.sources.items() if (found := self.keys(held)) is not None}
+        texts = {split: list(self.names(self.sources[split])) for split in keys}
+        within, leaks = duplicates(keys, texts)
+        numbers = self.targets.kind == "number"
+        counts = {split: self.targets.counts(held.targets) for split, held in self.sources.items()}
+        lengths = {split: found for split in self.splits if (found := self.lengths(split)) is not None}
+        return Quality(
+            sizes=self.sizes,
+            class_counts={s: dict(zip(self.classes, held, strict=True)) for s, held in counts.items() if held},
+            numbers={s: summary(np.ravel(held.targets)) for s, held in self.splits.items()} if numbers else {},
+            lengths={split: summary(found) for split, found in lengths.items()},
+            unit=self.unit,
+            duplicates=within,
+            leaks=leaks,
+            skipped=Counter(reason for _, _, reason in self.skipped),
+            truncated=self.truncated,
+        )
 
-    def _cut(self, samples: Samples, test_size: float, option: str) -> tuple[Samples, Samples]:
-        try:
-            kept, cut = train_test_split(
-                np.arange(len(samples)),
-                test_size=test_size,
-                stratify=samples.targets,
-                random_state=self.seed,
-            )
-        except ValueError as error:
-            raise UserError(
-                f"{option} must leave every class at least one sample on both sides of the cut; got {test_size} of "
-                f"{len(samples)} samples in {len(self.classes)} classes ({error})."
-            ) from None
-        return samples.take(np.sort(kept)), samples.take(np.sort(cut))
+    def collate(self, inputs: Sequence[Any]) -> Any:
+        """One batch of transformed samples."""
+        return default_collate(list(inputs))
 
-    def _loader(self, split: Split) -> DataLoader:
+    def _collate(self, items: Sequence[tuple[Any, Any]]) -> tuple[Any, Tensor]:
+        inputs, targets = zip(*items, strict=True)
+        return self.collate(inputs), self.targets.collate(targets)
+
+    def batches(self, split: Split) -> EpochBatches:
+        """Which samples go together, in which order."""
         samples, train = self.splits[split], split == "train"
-        transform = self.transforms["train" if train else "eval"]
+        return EpochBatches(
+            len(samples),
+            self.batch_size,
+            self.seed,
+            shuffle=train,
+            epoch=self._epoch,
+            lengths=self.lengths(split) if self.by_length else None,
+            max_tokens=self.max_tokens,
+            weights=self._weights(samples) if train and self.sampler == "balanced" else None,
+            drop_single=train,
+        )
+
+    def _weights(self, samples: Samples) -> np.ndarray:
+        strata = self.targets.strata(samples.targets)
+        return 1 / np.bincount(strata)[strata]
+
+    def _loader(self, split: Split) -> ResumableLoader:
+        transform = self.transforms["train" if split == "train" else "eval"]
         return ResumableLoader(
-            Transformed(samples, transform, self.seed),
-            batch_size=self.batch_size,
-            sampler=EpochSampler(len(samples), self.seed, shuffle=train, epoch=self._epoch),
+            Transformed(self.splits[split], transform, self.seed),
+            batch_sampler=self.batches(split),
+            collate_fn=self._collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            # A last batch of one sample has no variance for BatchNorm to normalise by.
-            drop_last=train and len(samples) > self.batch_size and len(samples) % self.batch_size == 1,
         )
 
     def _epoch(self) -> int:
@@ -181,9 +236,12 @@ class DataModule(L.LightningDataModule, ABC):
         return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
 
     def train_dataloader(self) -> DataLoader:
-        loader = self._loader("train")
+        loader = self._train_loader()
         loader.done = lambda: self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return loader
+
+    def _train_loader(self) -> ResumableLoader:
+        return self._loader("train")
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("val")

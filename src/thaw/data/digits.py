@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from thaw.data.datamodule import Samples, Share
+from thaw.data.datamodule import Share
 from thaw.data.images import ImageData
+from thaw.data.samples import Samples
 
 
 class Digits(ImageData):
@@ -16,7 +17,10 @@ class Digits(ImageData):
     def __init__(self, test_size: Share = 0.2, **images: Any) -> None:
         super().__init__(test_size=test_size, **images)
 
-    def read(self) -> tuple[list[str], dict[str, Samples]]:
+    def read(self) -> dict[str, Samples]:
         digits = load_digits()
         pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-        return [str(name) for name in digits.target_names], {"train": Samples(pixels, digits.target, Image.fromarray)}
+        return {"train": Samples(pixels, digits.target, Image.fromarray)}
+
+    def keys(self, samples: Samples) -> list[bytes]:
+        return [pixels.tobytes() for pixels in samples.inputs]

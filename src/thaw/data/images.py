@@ -1,10 +1,10 @@
-"""Images: transforms from the network's own preprocessing, and folders or zip files of images."""
+"""Images: transforms from the network's own preprocessing, and files of images."""
 
 import io
 import os
-import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,14 +16,14 @@ from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from thaw.data.datamodule import DataModule, Samples
+from thaw.data.datamodule import DataModule
+from thaw.data.files import CHECKED_FILES, contents, labelled_files
+from thaw.data.quality import hash_of
+from thaw.data.samples import Samples
 from thaw.errors import UserError
 
 # The formats whose parsers are worth trusting with a stranger's file; Pillow knows some forty.
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
-SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
-# Up to here every image is decoded once before training; beyond, a broken one is named when it is met.
-CHECKED_IMAGES = 20_000
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -59,9 +59,9 @@ class ImageData(DataModule):
 
     @property
     def network_arguments(self) -> dict[str, Any]:
-        return super().network_arguments | {"image_size": self.image_size}
+        return {"image_size": self.image_size}
 
-    def preprocess(
+    def for_image(
         self, *, channels: int, size: int, mean: list[float], std: list[float], interpolation: str, crop_pct: float
     ) -> None:
         mode = InterpolationMode.BICUBIC if interpolation == "random" else InterpolationMode(interpolation)
@@ -92,87 +92,44 @@ class ImageData(DataModule):
         return batch
 
 
-def _existing_folder(root: str) -> str:
-    if not Path(root).is_dir():
-        raise ValueError("must be an existing folder of images", f"There is no folder '{Path(root).absolute()}'.")
+def _existing(root: str) -> str:
+    if not Path(root).exists():
+        raise ValueError("must be an existing folder or table of images", f"There is no '{Path(root).absolute()}'.")
     return root
 
 
 class ImageFolder(ImageData):
-    """A folder of `train/ val/ test/` folders (or zip files), each with one folder a class; or of class folders.
+    """Image files in class folders, in zip files of those, or listed in a table of paths and labels.
 
     Args:
-        root: the folder. Without val a share of train is carved by seed; without test, validation is reported.
+        root: a folder of `train/ val/ test/` folders (or zip files), each with one folder a class; a folder of class
+            folders; or a table, or a folder of `train.csv val.csv test.csv`, with paths relative to it. Without val a
+            share of train is carved by seed; without test, validation is reported.
+        path_column, label_column: of a table; several label columns are several labels or numbers.
 
     Raises:
         UserError: no image, fewer than two classes, a class that train lacks, or images that cannot be read.
     """
 
-    def __init__(self, root: Annotated[str, AfterValidator(_existing_folder)], **images: Any) -> None:
-        self.root = Path(root)
+    def __init__(
+        self,
+        root: Annotated[str, AfterValidator(_existing)],
+        path_column: str = "path",
+        label_column: str | list[str] = "label",
+        **images: Any,
+    ) -> None:
+        self.root, self.path_column, self.label_column = Path(root), path_column, label_column
         super().__init__(**images)
 
-    def read(self) -> tuple[list[str], dict[str, Samples]]:
-        if not self.root.is_dir():
-            raise UserError(f"data.root must be an existing folder of images; '{self.root}' is not.")
-        found = {split: _listed(self.root, names) for split, names in SPLITS.items()}
-        found = {split: files for split, files in found.items() if files is not None}
-        if "train" not in found:
-            found = {"train": _images(self.root)}
-        if not found["train"]:
-            raise UserError(
-                f"data.root must hold train/<class>/<image> or <class>/<image> ({', '.join(FORMATS)}); "
-                f"found no image in '{self.root}'."
-            )
-        classes = sorted({name for name, _ in found["train"]})
-        for split, files in found.items():
-            if unknown := sorted({name for name, _ in files} - set(classes)):
-                raise UserError(f"data.root: {split} has classes that train lacks: {unknown[:5]}. Train has {classes}.")
-        _assert_readable([path for files in found.values() for _, path in files])
-        index = {name: number for number, name in enumerate(classes)}
-        return classes, {
-            split: Samples([path for _, path in files], np.array([index[name] for name, _ in files]), open_image)
-            for split, files in found.items()
-            if files
-        }
+    def read(self) -> dict[str, Samples]:
+        found = labelled_files(self.root, FORMATS, self.path_column, self.label_column)
+        return {split: Samples(paths, labels, open_image) for split, (paths, labels) in found.items()}
 
+    def problems(self, samples: Samples) -> dict[int, str]:
+        return unreadable(samples.inputs) if self.skips or len(samples) <= CHECKED_FILES else {}
 
-def _listed(root: Path, names: tuple[str, ...]) -> list[tuple[str, str]] | None:
-    for name in names:
-        if (root / name).is_dir():
-            return _images(root / name)
-        if (root / f"{name}.zip").is_file():
-            archive = root / f"{name}.zip"
-            try:
-                entries = sorted(_archive(str(archive), os.getpid()).namelist())
-            except (OSError, zipfile.BadZipFile) as error:
-                raise UserError(f"data.root: '{archive}' must be a zip file ({error}). Mend or remove it.") from None
-            files = [Path(entry) for entry in entries if _is_image(Path(entry))]
-            top = 1 if all(file.parts[0] == name and len(file.parts) > 2 for file in files) else 0
-            return [(f.parts[top], f"{archive}::{f.as_posix()}") for f in files if len(f.parts) >= top + 2]
-    return None
-
-
-def _images(folder: Path) -> list[tuple[str, str]]:
-    """(class name, path) of every image below the class folders, in sorted order."""
-    return [
-        (entry.name, str(path))
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
-        for path in sorted(entry.rglob("*"))
-        if _is_image(path.relative_to(folder)) and path.is_file()
-    ]
-
-
-def _is_image(path: Path) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-    return path.suffix.lower() in FORMATS and not hidden
-
-
-@cache
-def _archive(path: str, process: int) -> zipfile.ZipFile:
-    # One handle a process: forked loader workers must not share a file position.
-    return zipfile.ZipFile(path)
+    def keys(self, samples: Samples) -> list[bytes] | None:
+        return [hash_of(contents(path)) for path in samples.inputs] if len(samples) <= CHECKED_FILES else None
 
 
 def open_image(path: str, draft: bool = False) -> Image.Image:
@@ -184,10 +141,8 @@ def open_image(path: str, draft: bool = False) -> Image.Image:
     Raises:
         UserError: the file cannot be read as an image; it is named.
     """
-    archive, _, entry = path.partition(".zip::")
     try:
-        source = io.BytesIO(_archive(f"{archive}.zip", os.getpid()).read(entry)) if entry else path
-        with Image.open(source, formats=sorted(set(FORMATS.values()))) as image:
+        with Image.open(io.BytesIO(contents(path)), formats=sorted(set(FORMATS.values()))) as image:
             if draft:
                 image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
             upright = ImageOps.exif_transpose(image)
@@ -200,24 +155,20 @@ def open_image(path: str, draft: bool = False) -> Image.Image:
         raise UserError(f"data: every image must be readable; '{path}' is not ({error}). Mend or remove it.") from None
 
 
-def _assert_readable(paths: list[str], shown: int = 3) -> None:
-    def problem(path: str) -> str | None:
+def unreadable(paths: Sequence[str]) -> dict[int, str]:
+    """Index → reason, of the images that cannot be decoded."""
+
+    def readable(path: str) -> bool:
         try:
             open_image(path, draft=True)
         except UserError:
-            return path
-        return None
+            return False
+        return True
 
-    if len(paths) > CHECKED_IMAGES:
-        return
     # Decoding releases the interpreter lock, but a zip file's handle is not safe to share between threads.
     threads = 1 if any(".zip::" in path for path in paths) else os.cpu_count()
     with ThreadPoolExecutor(threads) as pool:
         progress = partial(track, description="Checking images", total=len(paths), transient=True)
-        broken = [path for path in progress(pool.map(problem, paths)) if path]
-    if broken:
-        more = f" and {len(broken) - shown} more" if len(broken) > shown else ""
-        listed = ", ".join(f"'{path}'" for path in broken[:shown])
-        raise UserError(
-            f"data: every image must be readable; {len(broken)} cannot be: {listed}{more}.\nMend or remove them."
-        )
+        return {
+            index: "no readable image" for index, good in enumerate(progress(pool.map(readable, paths))) if not good
+        }

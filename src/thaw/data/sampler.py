@@ -3,33 +3,99 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+# Lengths within a tenth of one another count as the same, so that batches differ from epoch to epoch.
+BUCKET = 1.1
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) pairs in an order that depends on (seed, epoch) only.
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Yields batches of (epoch, index) pairs in an order that depends on (seed, epoch) only.
+
+    With lengths, a batch holds samples of similar length and the batches come in random order; their number is the same
+    in every epoch.
 
     Args:
+        size: samples in all.
+        batch_size: most samples a batch.
         epoch: tells the epoch whenever an order is drawn. Asked and not told, because loader workers fetch the first
             batches of a resumed run before Lightning calls any `set_epoch`.
+        lengths: of each sample (size,), to batch by.
+        max_tokens: most tokens a batch, padding included, where lengths are given.
+        weights: of each sample (size,), to draw by with replacement.
+        drop_single: leave out a last batch of one sample, which has no variance for BatchNorm to normalise by.
     """
 
-    def __init__(self, size: int, seed: int, shuffle: bool, epoch: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        epoch: Callable[[], int],
+        lengths: np.ndarray | None = None,
+        max_tokens: int | None = None,
+        weights: np.ndarray | None = None,
+        drop_single: bool = False,
+    ) -> None:
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
+        self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         self.skip = 0
+        self._buckets = None if lengths is None else _buckets(lengths)
+        # The longest bucket ends at the longest sample: what was cut to one length fills a budget without a rest.
+        costs = (
+            [0] * size
+            if lengths is None
+            else np.sort(np.minimum(_bucket_size(self._buckets), np.max(lengths, initial=0)))
+        )
+        self._bounds = _bounds(costs, batch_size, max_tokens)
+        if drop_single and batch_size > 1 and len(self._bounds) > 2 and self._bounds[-1] - self._bounds[-2] == 1:
+            self._bounds.pop()
 
     def __len__(self) -> int:
-        return self.size
+        return len(self._bounds) - 1
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The indices of every batch of an epoch."""
+        generator = torch.Generator().manual_seed(_mixed(self.seed, epoch, 0))
+        if self.weights is not None and self.shuffle:
+            order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator).numpy()
+        elif self.shuffle:
+            order = torch.randperm(self.size, generator=generator).numpy()
+        else:
+            order = np.arange(self.size)
+        if self._buckets is not None:
+            order = order[np.argsort(self._buckets[order], kind="stable")]
+        cut = [order[start:end].tolist() for start, end in zip(self._bounds, self._bounds[1:], strict=False)]
+        if self._buckets is not None and self.shuffle:
+            cut = [cut[number] for number in torch.randperm(len(cut), generator=generator).tolist()]
+        return cut
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch()
         skip, self.skip = self.skip, 0
-        if not self.shuffle:
-            return ((epoch, index) for index in range(skip, self.size))
-        generator = torch.Generator().manual_seed(_mixed(self.seed, epoch, 0))
-        return ((epoch, index) for index in torch.randperm(self.size, generator=generator).tolist()[skip:])
+        return ([(epoch, index) for index in batch] for batch in self.batches(epoch)[skip:])
+
+
+def _buckets(lengths: np.ndarray) -> np.ndarray:
+    return np.ceil(np.log(np.maximum(lengths, 1e-3)) / np.log(BUCKET) - 1e-9).astype(int)
+
+
+def _bucket_size(buckets: np.ndarray) -> np.ndarray:
+    return np.floor(BUCKET ** buckets.astype(float) + 1e-9).astype(int)
+
+
+def _bounds(costs: Sequence[int], batch_size: int, max_tokens: int | None) -> list[int]:
+    """Where to cut samples of ascending cost, so that (samples × highest cost) stays within the budget."""
+    bounds = [0]
+    for index, cost in enumerate(costs):
+        count = index - bounds[-1]
+        if count and (count == batch_size or (max_tokens and (count + 1) * cost > max_tokens)):
+            bounds.append(index)
+    return [*bounds, len(costs)]
 
 
 class Transformed(Dataset[tuple[Tensor, int]]):
@@ -38,13 +104,13 @@ class Transformed(Dataset[tuple[Tensor, int]]):
     So augmentation is the same with any number of workers, and after a resume.
     """
 
-    def __init__(self, samples: Sequence[tuple[Any, int]], transform: Callable[[Any], Tensor], seed: int) -> None:
+    def __init__(self, samples: Sequence[tuple[Any, Any]], transform: Callable[[Any], Any], seed: int) -> None:
         self.samples, self.transform, self.seed = samples, transform, seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, Any]:
         epoch, index = key
         sample, target = self.samples[index]
         state = torch.get_rng_state()

@@ -1,0 +1,90 @@
+"""Files with labels: from class folders, from zip files of them, or from a table of paths."""
+
+import os
+import zipfile
+from collections.abc import Collection, Sequence
+from functools import cache
+from pathlib import Path
+
+from thaw.data.table import SPLITS, columns, is_table, labels, read_table
+from thaw.errors import UserError
+
+# Up to here every file is read once before training; beyond, a broken or doubled one is met in training or not at all.
+CHECKED_FILES = 20_000
+
+
+def labelled_files(
+    root: Path, suffixes: Collection[str], path_column: str, label_column: str | Sequence[str]
+) -> dict[str, tuple[list[str], list]]:
+    """Split → (paths, raw labels). A path may be `archive.zip::entry`; those of a table are relative to the table.
+
+    Raises:
+        UserError: no folder, no file with one of the suffixes, or a table that lacks a column.
+    """
+    if not root.exists():
+        raise UserError(f"data.root must be an existing folder or table; there is no '{root.absolute()}'.")
+    if is_table(root):
+        folder = root if root.is_dir() else root.parent
+        return {
+            split: (
+                [str(folder / path) for path in table[columns(table, path_column, "data.path_column")[0]]],
+                labels(table, label_column),
+            )
+            for split, table in read_table(root).items()
+        }
+    found = {split: _listed(root, names, suffixes) for split, names in SPLITS.items()}
+    found = {split: files for split, files in found.items() if files is not None}
+    if "train" not in found:
+        found = {"train": _files(root, suffixes)}
+    if not found["train"]:
+        raise UserError(
+            f"data.root must hold train/<class>/<file> or <class>/<file> ({', '.join(suffixes)}), or train.csv; "
+            f"found none in '{root}'."
+        )
+    return {
+        split: ([path for _, path in files], [name for name, _ in files]) for split, files in found.items() if files
+    }
+
+
+def _listed(root: Path, names: tuple[str, ...], suffixes: Collection[str]) -> list[tuple[str, str]] | None:
+    for name in names:
+        if (root / name).is_dir():
+            return _files(root / name, suffixes)
+        if (root / f"{name}.zip").is_file():
+            path = root / f"{name}.zip"
+            try:
+                entries = sorted(archive(str(path), os.getpid()).namelist())
+            except (OSError, zipfile.BadZipFile) as error:
+                raise UserError(f"data.root: '{path}' must be a zip file ({error}). Mend or remove it.") from None
+            files = [Path(entry) for entry in entries if _counts(Path(entry), suffixes)]
+            top = 1 if all(file.parts[0] == name and len(file.parts) > 2 for file in files) else 0
+            return [(f.parts[top], f"{path}::{f.as_posix()}") for f in files if len(f.parts) >= top + 2]
+    return None
+
+
+def _files(folder: Path, suffixes: Collection[str]) -> list[tuple[str, str]]:
+    """(class name, path) of every file below the class folders, in sorted order."""
+    return [
+        (entry.name, str(path))
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not entry.name.startswith(".")
+        for path in sorted(entry.rglob("*"))
+        if _counts(path.relative_to(folder), suffixes) and path.is_file()
+    ]
+
+
+def _counts(path: Path, suffixes: Collection[str]) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in suffixes and not hidden
+
+
+@cache
+def archive(path: str, process: int) -> zipfile.ZipFile:
+    """One handle a process: forked loader workers must not share a file position."""
+    return zipfile.ZipFile(path)
+
+
+def contents(path: str) -> bytes:
+    """The bytes of a file, or of `archive.zip::entry`."""
+    container, _, entry = path.partition(".zip::")
+    return archive(f"{container}.zip", os.getpid()).read(entry) if entry else Path(path).read_bytes()

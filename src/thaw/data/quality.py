@@ -1,0 +1,196 @@
+"""What is wrong with a data set, told before training: leaks, duplicates, rare classes, lengths."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+Key = str | bytes
+PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
+RARE = 10  # training samples below which a class is named
+CUT = 60  # characters of a sample that are shown
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Samples of a later split that also stand in an earlier one.
+
+    Args:
+        samples: how many of the later split.
+        examples: the first few, as (index in earlier, index in later).
+        texts: what is shown of each example.
+    """
+
+    earlier: str
+    later: str
+    samples: int
+    examples: list[tuple[int, int]]
+    texts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All that is counted about a data set, by split.
+
+    Args:
+        sizes: samples.
+        class_counts: samples of each class; without entries where there are no classes.
+        numbers: `summary` of the targets, where they are numbers.
+        lengths: `summary` of the inputs' lengths in `unit`, e.g. tokens or seconds.
+        duplicates: samples whose key a sample before them in the same split has.
+        leaks: what stands in two splits.
+        skipped: why samples were left out → how many.
+        truncated: samples that are cut to the most that the network reads.
+    """
+
+    sizes: Mapping[str, int]
+    class_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    lengths: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    unit: str = ""
+    duplicates: Mapping[str, int] = field(default_factory=dict)
+    leaks: Sequence[Leak] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    truncated: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rare_classes(self) -> dict[str, int]:
+        """Classes with under ten training samples, rarest first."""
+        counts = self.class_counts.get("train", {})
+        return dict(sorted(((name, n) for name, n in counts.items() if n < RARE), key=lambda entry: entry[1]))
+
+    @property
+    def lone_labels(self) -> dict[str, str]:
+        """Labels that occur in one split only → that split; none where one split alone has labels."""
+        splits_of: dict[str, list[str]] = {}
+        for split, counts in self.class_counts.items():
+            for name, count in counts.items():
+                splits_of.setdefault(name, []).extend([split] if count else [])
+        labelled = [split for split, counts in self.class_counts.items() if any(counts.values())]
+        return {name: splits[0] for name, splits in splits_of.items() if len(splits) == 1 and len(labelled) > 1}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self) | {"rare_classes": self.rare_classes, "lone_labels": self.lone_labels}
+
+
+def text_key(text: str, pair: str | None = None) -> str:
+    """What makes two texts the same: all but case and the white space around. A second text counts as well."""
+    key = text.lower().strip()
+    return key if pair is None else f"{key}\t{text_key(pair)}"
+
+
+def hash_of(contents: bytes) -> bytes:
+    """What makes two files the same, whatever their names are."""
+    return hashlib.blake2b(contents, digest_size=16).digest()
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """`min`, `median`, `p95` (95 % are no larger) and `max`; empty without values."""
+    if not len(values):
+        return {}
+    points = np.percentile(np.asarray(values, dtype=float), [0, 50, 95, 100])
+    return {name: float(point) for name, point in zip(("min", "median", "p95", "max"), points, strict=True)}
+
+
+def duplicates(
+    keys: Mapping[str, Sequence[Key]], texts: Mapping[str, Sequence[str]] | None = None, shown: int = 3
+) -> tuple[dict[str, int], list[Leak]]:
+    """Samples that stand twice: count within each split, and the leaks from train to val, train to test, val to test.
+
+    Args:
+        keys: of each sample, by split; equal keys mean the same sample (`text_key`, `hash_of`).
+        texts: what to show of each sample, by split, e.g. the text or the path; None is the key, where it is a text.
+        shown: examples of each leak.
+    """
+    texts = keys if texts is None else texts
+    first = {split: _first_index(own) for split, own in keys.items()}
+    within = {split: len(own) - len(first[split]) for split, own in keys.items()}
+    leaks = []
+    for earlier, later in PAIRS:
+        if earlier not in keys or later not in keys:
+            continue
+        index_of = first[earlier]
+        found = [(index_of[key], index) for index, key in enumerate(keys[later]) if key in index_of]
+        if found:
+            said = [texts[later][index] for _, index in found[:shown]]
+            leaks.append(
+                Leak(earlier, later, len(found), found[:shown], [text for text in said if isinstance(text, str)])
+            )
+    return within, leaks
+
+
+def _first_index(keys: Sequence[Key]) -> dict[Key, int]:
+    index_of: dict[Key, int] = {}
+    for index, key in enumerate(keys):
+        index_of.setdefault(key, index)
+    return index_of
+
+
+def screen(quality: Quality) -> list[Table | str]:
+    """One table with a row for each split, then a line for each thing found; printed by rich, one after another."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("data")
+    table.add_column("samples", justify="right")
+    optional = {
+        "classes": {split: _classes(counts) for split, counts in quality.class_counts.items()},
+        "targets, min – median – max": {split: _range(numbers) for split, numbers in quality.numbers.items()},
+        f"{quality.unit or 'length'}, min – median – 95 % – max": {
+            split: _range(lengths, "p95") for split, lengths in quality.lengths.items()
+        },
+    }
+    columns = {header: cells for header, cells in optional.items() if any(cells.values())}
+    for header in columns:
+        table.add_column(header, justify="right")
+    for split, size in quality.sizes.items():
+        table.add_row(split, f"{size:,}", *(cells.get(split, "") for cells in columns.values()))
+    return [table, *findings(quality)]
+
+
+def findings(quality: Quality, shown: int = 5) -> list[str]:
+    """One line of rich markup for each thing found; none where nothing was."""
+    lines = []
+    for leak in quality.leaks:
+        lines.append(f"[yellow]{leak.samples:,} of {leak.later} also in {leak.earlier}[/]" + _examples(leak))
+    if doubled := [f"{count:,} in {split}" for split, count in quality.duplicates.items() if count]:
+        lines.append(f"duplicates: {', '.join(doubled)}")
+    if skipped := [f"{count:,} {_cut(reason)}" for reason, count in quality.skipped.items() if count]:
+        lines.append(f"skipped: {', '.join(skipped)}")
+    if truncated := [f"{count:,} of {split}" for split, count in quality.truncated.items() if count]:
+        lines.append(f"truncated: {', '.join(truncated)}")
+    if rare := quality.rare_classes:
+        named = [f"{_cut(name)} {count}" for name, count in list(rare.items())[:shown]]
+        lines.append(f"under {RARE} training samples: {_some(named, len(rare))}")
+    if lone := quality.lone_labels:
+        named = [f"{_cut(name)} ({split})" for name, split in list(lone.items())[:shown]]
+        lines.append(f"in one split only: {_some(named, len(lone))}")
+    return lines
+
+
+def _examples(leak: Leak) -> str:
+    if leak.texts:
+        return ": " + "; ".join(f"“{_cut(text)}”" for text in leak.texts)
+    return ": " + "; ".join(f"{leak.later} {b} = {leak.earlier} {a}" for a, b in leak.examples)
+
+
+def _some(named: list[str], count: int) -> str:
+    return ", ".join(named) + (f" and {count - len(named):,} more" if count > len(named) else "")
+
+
+def _cut(text: str) -> str:
+    plain = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return escape(plain if len(plain) <= CUT else plain[: CUT - 1] + "…")
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    held = [count for count in counts.values() if count]
+    return f"{len(held)} of {min(held):,} – {max(held):,}" if held else ""
+
+
+def _range(summarised: Mapping[str, float], *between: str) -> str:
+    names = ("min", "median", *between, "max")
+    return " – ".join(f"{summarised[name]:,.4g}" for name in names) if summarised else ""

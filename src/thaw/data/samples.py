@@ -1,0 +1,89 @@
+"""Labelled samples, and those of them that can be used."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from thaw.errors import UserError
+
+MOST_SKIPPED = 0.01  # share of a split's samples
+
+
+@dataclass(frozen=True)
+class Samples(Sequence[tuple[Any, Any]]):
+    """Labelled samples, each opened only when it is asked for.
+
+    Args:
+        inputs: what `open` turns into a sample: a path, an array, the number of a row (samples, …).
+        targets: the raw label of each sample, then its encoded target.
+        open: turns one of the inputs into what the transform takes.
+        show: turns one of the inputs into what people read; None shows paths as they are, and else the index.
+    """
+
+    inputs: Sequence[Any]
+    targets: Sequence[Any]
+    open: Callable[[Any], Any]
+    show: Callable[[Any], str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.open(self.inputs[index]), self.targets[index]
+
+    def take(self, indices: np.ndarray) -> "Samples":
+        return replace(self, inputs=_taken(self.inputs, indices), targets=_taken(self.targets, indices))
+
+    def name(self, index: int) -> str:
+        """What stands for a sample in `predictions.csv` and in messages."""
+        item = self.inputs[index]
+        return self.show(item) if self.show else item if isinstance(item, str) else str(index)
+
+
+def _taken(values: Sequence[Any], indices: np.ndarray) -> Sequence[Any]:
+    return [values[index] for index in indices] if isinstance(values, list) else values[indices]
+
+
+def sound(
+    splits: Mapping[str, Samples], problems: Mapping[str, Mapping[int, str]], skip: bool
+) -> tuple[dict[str, Samples], list[tuple[str, str, str]]]:
+    """The splits without the samples that cannot be used, and (split, name, reason) of what was left out.
+
+    Args:
+        problems: split → index → reason.
+        skip: leave them out, up to 1 % of a split, rather than raise.
+
+    Raises:
+        UserError: with `skip` off, or too many of them; the first three are named.
+    """
+    told = [
+        (split, splits[split].name(index), reason)
+        for split, bad in problems.items()
+        for index, reason in sorted(bad.items())
+    ]
+    if told and not (skip and all(len(problems[split]) <= MOST_SKIPPED * len(splits[split]) for split in problems)):
+        listed = [f"{split} '{name}' ({reason})" for split, name, reason in told[:3]]
+        shown = ", ".join(listed) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
+        raise UserError(
+            f"data: every sample must be readable and labelled; {len(told)} cannot be used: {shown}.\n"
+            "Mend or remove them; or write data.on_bad_sample=skip, which leaves out at most 1 % of a split."
+        )
+    kept = {
+        split: samples.take(np.setdiff1d(np.arange(len(samples)), list(problems[split]))) if told else samples
+        for split, samples in splits.items()
+    }
+    return kept, told
+
+
+def unlabelled(samples: Samples) -> dict[int, str]:
+    """Samples whose label is missing."""
+    return {index: "no label" for index, raw in enumerate(samples.targets) if missing(raw)}
+
+
+def missing(raw: Any) -> bool:
+    """Whether a raw label is none."""
+    if isinstance(raw, dict):
+        return any(map(missing, raw.values()))
+    return raw is None or (isinstance(raw, str) and not raw.strip()) or raw != raw  # NaN alone is unlike itself

@@ -1,0 +1,211 @@
+"""Speech and other sound: files in folders or tables, as waveforms or as log-mel images."""
+
+import io
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from thaw.data.datamodule import DataModule
+from thaw.data.files import CHECKED_FILES, contents, labelled_files
+from thaw.data.quality import hash_of
+from thaw.data.samples import Samples
+from thaw.errors import UserError
+from thaw.mel import LogMel, spec_augment
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+MEL_RATE = 16_000  # samples a second of what becomes an image
+SHORTEST = 0.02  # seconds, one window of any front end
+
+
+def _existing(root: str) -> str:
+    if not Path(root).exists():
+        raise ValueError(
+            "must be an existing folder or table of sound files", f"There is no '{Path(root).absolute()}'."
+        )
+    return root
+
+
+class Speech(DataModule):
+    """Sound files in class folders or in a table of paths with labels or transcripts.
+
+    A network that reads waveforms gets them at its own sampling rate, padded to the longest of a batch of similar
+    length; one that reads images gets a log-mel spectrogram of `window` seconds as an image of its own size.
+
+    Args:
+        root: as of ImageFolder, with .wav, .flac, .ogg or .mp3 files.
+        path_column, label_column: of a table; the label may be a transcript.
+        transcripts: label → what is said, where the labels of a speech recognition task are only names.
+        max_seconds: what is longer is cut, and counted.
+        window: seconds that an image shows; None takes the longest of 95 % of the training samples.
+        n_mels: mel bands of an image.
+        image_size: pixels a side of an image; None takes the network's own.
+        time_shift: seconds by which a training sample is moved at most, either way.
+        noise: least ratio of signal to added noise in training, in dB; None adds none.
+        spec_augment: mask bands and stretches of training images (arXiv:1904.08779).
+        data: see DataModule.
+
+    Raises:
+        UserError: files that cannot be decoded or are shorter than 20 ms; labels as in DataModule.
+    """
+
+    unit = "seconds"
+
+    def __init__(
+        self,
+        root: Annotated[str, AfterValidator(_existing)],
+        path_column: str = "path",
+        label_column: str | list[str] = "label",
+        transcripts: dict[str | int, str] | None = None,
+        max_seconds: Annotated[float, Field(ge=SHORTEST)] = 20.0,
+        window: Annotated[float, Field(ge=SHORTEST)] | None = None,
+        n_mels: Annotated[int, Field(ge=8)] = 64,
+        image_size: Annotated[int, Field(ge=8)] | None = None,
+        time_shift: Annotated[float, Field(ge=0)] = 0.0,
+        noise: float | None = None,
+        spec_augment: bool = True,
+        **data: Any,
+    ) -> None:
+        self.root, self.path_column, self.label_column = Path(root), path_column, label_column
+        # In YAML a label such as 0 is a number.
+        self.transcripts = {str(label): said for label, said in (transcripts or {}).items()}
+        self.max_seconds, self.window = max_seconds, window
+        self.n_mels, self.image_size = n_mels, image_size
+        self.time_shift, self.noise, self.spec_augment = time_shift, noise, spec_augment
+        super().__init__(**data)
+        self.seconds = {split: np.array([duration(p) for p in held.inputs]) for split, held in self.splits.items()}
+        self.truncated = {split: int((seconds > max_seconds).sum()) for split, seconds in self.seconds.items()}
+
+    def read(self) -> dict[str, Samples]:
+        found = labelled_files(self.root, SUFFIXES, self.path_column, self.label_column)
+        return {split: Samples(paths, self._said(labels), load) for split, (paths, labels) in found.items()}
+
+    def _said(self, labels: Sequence[Any]) -> list[Any]:
+        if not self.transcripts:
+            return list(labels)
+        if unknown := sorted({str(label) for label in labels} - self.transcripts.keys()):
+            raise UserError(f"data.transcripts must have an entry for every label; it lacks {unknown[:5]}.")
+        return [self.transcripts[str(label)] for label in labels]
+
+    def problems(self, samples: Samples) -> dict[int, str]:
+        found = {}
+        for index, path in enumerate(samples.inputs):
+            try:
+                if duration(path) < SHORTEST:
+                    found[index] = f"shorter than {SHORTEST} s"
+            except UserError:
+                found[index] = "no readable sound"
+        return found
+
+    def keys(self, samples: Samples) -> list[bytes] | None:
+        return [hash_of(contents(path)) for path in samples.inputs] if len(samples) <= CHECKED_FILES else None
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        return {"image_size": self.image_size}
+
+    def lengths(self, split: str) -> np.ndarray:
+        return np.minimum(self.seconds[split], self.max_seconds)
+
+    def for_waveform(self, sampling_rate: int, extract: Callable[[np.ndarray], tuple[Tensor, int]] | None) -> None:
+        self.by_length = True
+        self.transforms = {
+            split: partial(self._waveform, sampling_rate, extract or _as_it_is, split == "train")
+            for split in ("train", "eval")
+        }
+
+    def _waveform(self, rate: int, extract: Callable, train: bool, sound: tuple[np.ndarray, int]) -> tuple[Tensor, int]:
+        wave = resampled(*sound, rate)[: round(self.max_seconds * rate)]
+        return extract(self._varied(wave, rate) if train else wave)
+
+    def for_image(
+        self, channels: int, size: int, mean: list[float], std: list[float], interpolation: str, crop_pct: float
+    ) -> None:
+        window = self.window or float(np.quantile(self.seconds["train"], 0.95))
+        spectrogram = LogMel(MEL_RATE, self.n_mels)
+        level = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        self.transforms = {
+            split: partial(self._image, spectrogram, min(window, self.max_seconds), size, level, split == "train")
+            for split in ("train", "eval")
+        }
+
+    def _image(
+        self, spectrogram: LogMel, window: float, size: int, level: Any, train: bool, sound: tuple[np.ndarray, int]
+    ) -> Tensor:
+        wave = resampled(*sound, MEL_RATE)
+        if train:
+            wave = self._varied(wave, MEL_RATE)
+        count = round(window * MEL_RATE)
+        wave = np.pad(wave[:count], (0, max(0, count - len(wave))))
+        bands = spectrogram(torch.from_numpy(wave))
+        bands = (bands - bands.mean()) / (bands.std() + 1e-5)
+        if train and self.spec_augment:
+            bands = spec_augment(bands)
+        # Low frequencies at the bottom, as people draw it; two standard deviations either way fill the grey scale.
+        grey = (bands.flip(0) / 4 + 0.5).clamp(0, 1)[None, None]
+        image = F.interpolate(grey, (size, size), mode="bilinear", antialias=True)[0]
+        mean, std = level
+        return (image.expand(len(mean), -1, -1) - mean) / std
+
+    def _varied(self, wave: np.ndarray, rate: int) -> np.ndarray:
+        """A training sample moved in time and under noise, drawn from torch's generator."""
+        if self.time_shift:
+            shift = int((torch.rand(()).item() * 2 - 1) * self.time_shift * rate)
+            cut = min(-shift, len(wave) - round(SHORTEST * rate)) if shift < 0 else 0
+            wave = np.pad(wave, (shift, 0)) if shift > 0 else wave[max(cut, 0) :]
+        if self.noise is not None:
+            ratio = self.noise + torch.rand(()).item() * 30
+            power = float(np.mean(np.square(wave))) + 1e-10
+            spread = (power / 10 ** (ratio / 10)) ** 0.5
+            wave = wave + spread * torch.randn(len(wave)).numpy()
+        return wave.astype(np.float32)
+
+    def collate(self, inputs: Sequence[Any]) -> Any:
+        if not self.by_length:
+            return super().collate(inputs)
+        values = pad_sequence([value for value, _ in inputs], batch_first=True)
+        return {"input_values": values, "lengths": torch.tensor([length for _, length in inputs])}
+
+
+def _as_it_is(wave: np.ndarray) -> tuple[Tensor, int]:
+    return torch.from_numpy(wave), len(wave)
+
+
+def load(path: str) -> tuple[np.ndarray, int]:
+    """A sound file as one channel of float32 in [-1, 1] (samples,), and its samples a second.
+
+    Raises:
+        UserError: the file cannot be decoded; it is named.
+    """
+    try:
+        wave, rate = soundfile.read(_source(path), dtype="float32", always_2d=True)
+    except (OSError, RuntimeError) as error:  # soundfile's own are RuntimeErrors
+        raise UserError(f"data: every sound must be readable; '{path}' is not ({error}). Mend or remove it.") from None
+    return wave.mean(axis=1), rate
+
+
+@cache
+def duration(path: str) -> float:
+    """Seconds, from the file's header."""
+    try:
+        return soundfile.info(_source(path)).duration
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"data: every sound must be readable; '{path}' is not ({error}). Mend or remove it.") from None
+
+
+def _source(path: str) -> str | io.BytesIO:
+    return io.BytesIO(contents(path)) if ".zip::" in path else path
+
+
+def resampled(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """The same sound at another number of samples a second."""
+    return wave if rate == wanted else soxr.resample(wave, rate, wanted).astype(np.float32)

@@ -1,0 +1,114 @@
+"""Text that is read as it comes: train sets larger than the disk, with memory for no more than a pool of samples."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import datasets
+import numpy as np
+from torch.utils.data import IterableDataset
+
+from thaw.data.sampler import EpochBatches
+from thaw.data.table import first_rows
+from thaw.errors import UserError
+
+POOL = 10_000  # samples that are shuffled, and batched by length, among one another
+
+
+# What a stream cannot do, and how it is off.
+WHOLE = {
+    "data.shots": None,
+    "data.test_size": None,
+    "data.sampler": "shuffle",
+    "data.max_tokens": None,
+    "data.token_dropout": 0.0,
+    "task": False,
+}
+
+
+def epoch_size(train_size: Any, options: Mapping[str, Any]) -> int:
+    """Samples an epoch of a stream.
+
+    Raises:
+        UserError: not given as a count, or beside options that need all of the data.
+    """
+    wrong = [f"{name}={options[name]}" for name, off in WHOLE.items() if options.get(name, off) != off]
+    wrong = [
+        "a task of one label or number for each sample" if text.startswith("task") else f"no {text}" for text in wrong
+    ]
+    if wrong or not isinstance(train_size, int):
+        also = f", and with {', '.join(wrong)}" if wrong else ""
+        raise UserError(
+            f"data.streaming=true must come with data.train_size, the samples of an epoch{also}; got {train_size}."
+        )
+    return train_size
+
+
+def begin(
+    streams: Mapping[str, datasets.IterableDataset], size: int, val_share: float
+) -> tuple[dict[str, datasets.Dataset], datasets.IterableDataset]:
+    """Val, test and the first rows of train, which stand for all of it, in memory; and the rows train is read from.
+
+    Args:
+        size: samples an epoch.
+        val_share: of `size`, taken from the head of train where there is no val.
+    """
+    rows, held = streams["train"], 0
+    tables = {split: first_rows(stream) for split, stream in streams.items() if split != "train"}
+    if "val" not in tables:
+        held = max(1, round(val_share * size))
+        tables["val"] = first_rows(rows, held)
+        rows = rows.skip(held)
+    return {"train": first_rows(rows, min(POOL, size))} | tables, rows
+
+
+class Stream(IterableDataset):
+    """Batches of `epoch_size` samples an epoch, going on in the next epoch where the last one ended.
+
+    What epoch e holds depends on e alone, so that a resumed run reads on where it must; the order within a pool of
+    10,000 samples depends on (seed, epoch).
+
+    Args:
+        read: start → endless iterator over encoded (sample, target, length), from the start-th on.
+        epoch: tells the epoch whenever an iterator is made.
+        collate: makes a batch of (sample, target) pairs.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Iterator[tuple[Any, Any, int]]],
+        epoch_size: int,
+        batch_size: int,
+        seed: int,
+        epoch: Callable[[], int],
+        collate: Callable[[Sequence[tuple[Any, Any]]], Any],
+    ) -> None:
+        self.read, self.epoch_size, self.batch_size, self.seed = read, epoch_size, batch_size, seed
+        self.epoch, self.collate = epoch, collate
+        self.skip = 0
+        self._samples: Iterator[tuple[Any, Any, int]] = iter(())
+        self._next_epoch = -1
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.epoch_size, POOL)
+        return full * _batches(POOL, self.batch_size) + _batches(rest, self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self.epoch()
+        skip, self.skip = self.skip, 0
+        if epoch != self._next_epoch:
+            self._samples = self.read(epoch * self.epoch_size)
+        self._next_epoch = epoch + 1
+        for start in range(0, self.epoch_size, POOL):
+            pool = list(islice(self._samples, min(POOL, self.epoch_size - start)))
+            lengths = np.array([length for _, _, length in pool])
+            order = EpochBatches(len(pool), self.batch_size, self.seed + start, True, int, lengths=lengths)
+            for batch in order.batches(epoch):
+                if skip:
+                    skip -= 1
+                    continue
+                yield self.collate([pool[index][:2] for index in batch])
+
+
+def _batches(samples: int, batch_size: int) -> int:
+    return -(-samples // batch_size)

@@ -1,0 +1,211 @@
+"""What a network is to answer: raw labels turned into numbers, one class for each kind of target."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thaw.errors import UserError
+
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "", "none", "nan")
+IGNORED = -100  # the target index that every loss of torch leaves out
+
+
+class Targets(ABC):
+    """Fitted on the raw labels of train; encodes those of every split.
+
+    Attributes:
+        classes: names of what is answered, in index order: classes, labels, tags, letters or numbers.
+    """
+
+    classes: list[str]
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self, train: Sequence[Any]) -> None: ...
+
+    @abstractmethod
+    def encode(self, raw: Sequence[Any], split: str) -> Sequence[Any]:
+        """Targets of one split, an array (samples, …) where all have one shape."""
+
+    def strata(self, targets: Sequence[Any]) -> np.ndarray | None:
+        """Class of each sample (samples,) to stratify a split by; None where there are none."""
+        return None
+
+    def counts(self, targets: Sequence[Any]) -> list[int]:
+        """Samples of each class; empty where classes cannot be counted."""
+        return []
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        """One batch (batch, …), padded with IGNORED where lengths differ."""
+        return torch.as_tensor(np.asarray(targets))
+
+    def task_arguments(self, train: Sequence[Any]) -> dict[str, Any]:
+        """What a task may need to know of the training targets."""
+        return {"classes": self.classes, "class_counts": self.counts(train)}
+
+
+class ClassTargets(Targets):
+    """One class out of several, given by its name."""
+
+    kind = "class"
+
+    def __init__(self, train: Sequence[Any]) -> None:
+        self.classes = sorted({str(name) for name in train})
+        if len(self.classes) < 2:
+            raise UserError(
+                f"data must have at least two classes, each in a folder or under a label of its own; "
+                f"found {len(self.classes)}: {', '.join(self.classes)}."
+            )
+
+    def encode(self, raw: Sequence[Any], split: str) -> np.ndarray:
+        return _indices([str(name) for name in raw], self.classes, split, "classes")
+
+    def strata(self, targets: Sequence[Any]) -> np.ndarray:
+        return np.asarray(targets)
+
+    def counts(self, targets: Sequence[Any]) -> list[int]:
+        return np.bincount(targets, minlength=len(self.classes)).tolist()
+
+
+class LabelSetTargets(Targets):
+    """Any number of labels at once: a list, a text such as `news;sport`, or one column of 0 and 1 for each label."""
+
+    kind = "labels"
+
+    def __init__(self, train: Sequence[Any]) -> None:
+        held = {name for row in train for name in _labels(row)}
+        columns = {name for row in train[:1] if isinstance(row, dict) for name in row}
+        self.classes = sorted(held | columns)
+        if not held:
+            raise UserError("data must have at least one label, e.g. a column of texts such as 'news;sport'.")
+
+    def encode(self, raw: Sequence[Any], split: str) -> np.ndarray:
+        rows = [_labels(row) for row in raw]
+        flat = _indices([name for row in rows for name in row], self.classes, split, "labels")
+        targets = np.zeros((len(rows), len(self.classes)), dtype=np.float32)
+        targets[np.repeat(np.arange(len(rows)), [len(row) for row in rows]), flat] = 1
+        return targets
+
+    def counts(self, targets: Sequence[Any]) -> list[int]:
+        return np.asarray(targets).sum(axis=0).astype(int).tolist()
+
+
+class NumberTargets(Targets):
+    """One number, or several."""
+
+    kind = "number"
+
+    def __init__(self, train: Sequence[Any]) -> None:
+        first = next(iter(train), 0)
+        self.classes = list(first) if isinstance(first, dict) else ["value"]
+
+    def encode(self, raw: Sequence[Any], split: str) -> np.ndarray:
+        try:
+            rows = [[float(v) for v in (row.values() if isinstance(row, dict) else [row])] for row in raw]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"data: every target of {split} must be a number ({error}).") from None
+        if not np.isfinite(rows).all():
+            raise UserError(f"data: every target of {split} must be a number; some are infinite or not a number.")
+        return np.asarray(rows, dtype=np.float32).reshape(len(rows), len(self.classes))
+
+    def task_arguments(self, train: Sequence[Any]) -> dict[str, Any]:
+        values = np.asarray(train, dtype=np.float64)
+        spread = np.maximum(values.std(axis=0), 1e-6)
+        return super().task_arguments(train) | {"mean": values.mean(axis=0).tolist(), "std": spread.tolist()}
+
+
+class TagTargets(Targets):
+    """One tag for each word, as a list or separated by spaces."""
+
+    kind = "tags"
+
+    def __init__(self, train: Sequence[Any]) -> None:
+        self.classes = sorted({tag for row in train for tag in words(row)})
+
+    def encode(self, raw: Sequence[Any], split: str) -> list[np.ndarray]:
+        return [_indices(words(row), self.classes, split, "tags") for row in raw]
+
+    def counts(self, targets: Sequence[Any]) -> list[int]:
+        held = Counter(int(tag) for row in targets for tag in row)
+        return [held[number] for number in range(len(self.classes))]
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        return _padded(targets)
+
+
+class TranscriptTargets(Targets):
+    """What was said, letter by letter."""
+
+    kind = "transcript"
+
+    def __init__(self, train: Sequence[Any]) -> None:
+        self.classes = sorted({letter for text in train for letter in _spoken(text)})
+
+    def encode(self, raw: Sequence[Any], split: str) -> list[np.ndarray]:
+        return [_indices(list(_spoken(text)), self.classes, split, "letters") for text in raw]
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        return _padded(targets)
+
+
+class NextTokenTargets(Targets):
+    """No label: the text itself is the target."""
+
+    kind = "text"
+
+    def __init__(self, train: Sequence[Any]) -> None:
+        self.classes = []
+
+    def encode(self, raw: Sequence[Any], split: str) -> np.ndarray:
+        return np.zeros(len(raw), dtype=np.int64)
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        return _padded(targets)
+
+
+KINDS: dict[str, type[Targets]] = {
+    kind.kind: kind
+    for kind in (ClassTargets, LabelSetTargets, NumberTargets, TagTargets, TranscriptTargets, NextTokenTargets)
+}
+
+
+def words(row: Any) -> list[str]:
+    """The words or tags of one sample, given as a list or separated by spaces."""
+    return row.split() if isinstance(row, str) else [str(word) for word in row]
+
+
+def _labels(row: Any) -> list[str]:
+    if isinstance(row, dict):
+        if wrong := [name for name, held in row.items() if str(held).lower() not in YES + NO]:
+            raise UserError(f"data.label_column: '{wrong[0]}' must be 0 or 1 in every row; got {row[wrong[0]]!r}.")
+        return [name for name, held in row.items() if str(held).lower() in YES]
+    parts = row.split(";") if isinstance(row, str) else row
+    return list(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+
+
+def _spoken(text: Any) -> str:
+    return " ".join(str(text).lower().split())
+
+
+def _indices(names: Sequence[str], classes: Sequence[str], split: str, what: str) -> np.ndarray:
+    index = {name: number for number, name in enumerate(classes)}
+    if unknown := sorted({name for name in names if name not in index}):
+        raise UserError(f"data.root: {split} has {what} that train lacks: {unknown[:5]}. Train has {_few(classes)}.")
+    return np.array([index[name] for name in names], dtype=np.int64)
+
+
+def _few(names: Sequence[str], shown: int = 10) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def _padded(rows: Sequence[Any]) -> Tensor:
+    longest = max(len(row) for row in rows)
+    batch = torch.full((len(rows), longest), IGNORED, dtype=torch.int64)
+    for number, row in enumerate(rows):
+        batch[number, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
+    return batch
