@@ -26,12 +26,13 @@ def train(cfg: DictConfig) -> float:
     console.quiet_lightning()
     data, task = config.preflight(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
-    network = config.build(cfg.model, **data.network_arguments)
+    network = config.build(cfg.model, **config.network_arguments(cfg, data, task))
     data.preprocess(**network.preprocessing)
-    mode = config.monitor_direction(cfg.monitor, task)
+    monitor = cfg.monitor or task.monitor
+    mode = config.monitor_direction(monitor, task)
     freezing = config.build(cfg.freezing)
     optimizer, schedule = config.builder(cfg.optimizer), config.build(cfg.scheduler)
-    module = FineTuner(network, task, optimizer, schedule, cfg.monitor, cfg.seed, config.plain(cfg))
+    module = FineTuner(network, task, optimizer, schedule, monitor, cfg.seed, config.plain(cfg))
 
     job = HydraConfig.get()
     choices = job.runtime.choices
@@ -43,21 +44,24 @@ def train(cfg: DictConfig) -> float:
     if run.finished:
         console.say_finished(run)
         run.release()
-        return run.record["metrics"][cfg.monitor]
+        return run.record["metrics"][monitor]
 
     with run, closing_wandb(run):
         precision = cfg.trainer.precision or defaults.default_precision(cfg.trainer.accelerator)
-        epochs = cfg.trainer.max_epochs or defaults.default_epochs(data.sizes["train"], data.batch_size)
+        epochs = cfg.trainer.max_epochs or defaults.default_epochs(len(data.batches("train")))
         settled = {"precision": precision, "max_epochs": epochs, "batch_size": data.batch_size}
-        run.update(seed=cfg.seed, monitor=cfg.monitor, data=record.describe(data), settled=settled)
+        quality = data.quality()
+        run.update(seed=cfg.seed, monitor=monitor, data=record.describe(data, quality), settled=settled)
         config.write(cfg, run.folder / "config.yaml")
-        console.say_start(run, precision, epochs, data.batch_size)
-        keep = checkpoints(run.folder / "checkpoints", cfg.monitor, mode, cfg.checkpoint.every_n_steps)
-        chosen = config.build_each(cfg.callbacks, monitor=cfg.monitor, mode=mode)
+        console.say_start(run, precision, epochs, data.batching)
+        console.say_quality(quality)
+        console.say_random_weights(network, freezing, epochs)
+        keep = checkpoints(run.folder / "checkpoints", monitor, mode, cfg.checkpoint.every_n_steps)
+        chosen = config.build_each(cfg.callbacks, monitor=monitor, mode=mode)
         place = {"save_dir": run.folder, "folder": str(run.folder), "name": run.folder.name}
         trainer = config.build(
             cfg.trainer,
-            callbacks=[freezing, *chosen, *keep, console.Screen(freezing, cfg.monitor), record.Recorder(run, freezing)],
+            callbacks=[freezing, *chosen, *keep, console.Screen(freezing, monitor), record.Recorder(run, freezing)],
             logger=[csv_logger(run), *config.build_each({"logger": cfg.logger}, **place)],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.folder,
@@ -78,8 +82,8 @@ def train(cfg: DictConfig) -> float:
             checkpoints={role.filename: role.best_model_path for role in keep[:2]},
         )
         per_class = record.write_predictions(run.folder, data, module, split)
-        console.say_results(run, data.classes, per_class, split)
-        return metrics[cfg.monitor]
+        console.say_results(run, per_class, split)
+        return metrics[monitor]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
 """Fixtures: a quick stage for unit tests, and whole runs in a directory of their own."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
-# Before anything reads them: no test may wait for a network or a server.
-os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", HYDRA_FULL_ERROR="1")
+# Before anything reads them: no test may wait for a network or a server, or write to the home folder.
+CACHE = tempfile.mkdtemp(prefix="thaw-datasets-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are fastest on one thread
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", HYDRA_FULL_ERROR="1", HF_DATASETS_CACHE=CACHE)
 
 import json
 import sys

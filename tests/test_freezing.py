@@ -15,7 +15,7 @@ from thaw.model.timm import timm_network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer, param_groups
 from thaw.scheduler import cosine
-from thaw.task import Classification
+from thaw.task.classification import Classification
 
 GROUPS = ["stem", "block00", "block01", "block02", "block03", "head"]
 STRATEGIES = [NoFreezing(), LastN(n=0), LastN(n=1), LastN(n=99), Gradual(), Gradual(every=1), ProbeThenTune()]
@@ -73,7 +73,7 @@ def fit(freezing: Freezing, epochs: int = 3, accumulate: int = 1) -> tuple[FineT
     data = Digits(train_size=96, batch_size=32, num_workers=0)
     network = timm_network("resnet_glyphs", 10, dropout=0.2)
     data.preprocess(**network.preprocessing)
-    module = FineTuner(network, Classification(10), create_optimizer, cosine())
+    module = FineTuner(network, Classification(data.classes), create_optimizer, cosine())
     snapshots = Snapshots()
     trainer = L.Trainer(
         accelerator="cpu",
@@ -133,7 +133,7 @@ def test_early_stopping_waits_for_the_last_thaw() -> None:
     """A metric that never improves would stop the run in its second epoch."""
     data, network = Digits(train_size=40, batch_size=32, num_workers=0), timm_network("resnet_glyphs", 10)
     data.preprocess(**network.preprocessing)
-    module = FineTuner(network, Classification(10), create_optimizer, cosine())
+    module = FineTuner(network, Classification(data.classes), create_optimizer, cosine())
     stopping = L.pytorch.callbacks.EarlyStopping("val/loss", mode="max", min_delta=1e9, patience=1)
     trainer = L.Trainer(
         accelerator="cpu",

@@ -34,12 +34,27 @@ def test_timm_is_imported_where_its_models_and_its_optimizers_are_made() -> None
     assert {p.name for p in SOURCES if uses(p, "timm")} == {"timm.py", "glyphs.py", "optimizer.py"}
 
 
+@pytest.mark.parametrize(
+    ("package", "files"),
+    [
+        ("transformers", {"model/transformers.py", "model/tokenizer.py", "model/speech_features.py"}),
+        ("tokenizers", {"model/tokenizer.py"}),
+        ("datasets", {"data/table.py", "data/text.py", "data/docstrings.py", "data/stream.py"}),
+        ("soundfile", {"data/speech.py"}),
+        ("torchmetrics", {"task/task.py", "task/metrics.py", "task/classification.py"}),
+    ],
+)
+def test_each_library_is_imported_where_its_work_is_done(package: str, files: set[str]) -> None:
+    assert {p.relative_to(ROOT / "src" / "thaw").as_posix() for p in SOURCES if uses(p, package)} == files
+
+
 @pytest.mark.parametrize("part", ["model", "data", "task"])
 def test_model_data_and_task_meet_only_in_the_module(part: str) -> None:
     others = {"model", "data", "task"} - {part}
-    for path in SOURCES:
-        if f"/thaw/{part}" in path.as_posix():
-            assert not [other for other in others if uses(path, f"thaw.{other}")], path
+    own = [path for path in SOURCES if path.is_relative_to(ROOT / "src" / "thaw" / part)]
+    assert len(own) > 4
+    for path in own:
+        assert not [other for other in others if uses(path, f"thaw.{other}")], path
 
 
 def test_what_is_imported_before_hydra_composes_imports_no_torch() -> None:

@@ -37,8 +37,11 @@ def test_a_run_tells_its_plan_its_thaws_and_its_results(run_train) -> None:
     outcome = run_train(*QUICK)
     assert outcome.code == 0, outcome.errors
     said = outcome.printed
+    rows = [line.split() for line in said.splitlines()]
+    for split, count, rarest, most in (("train", 64, 6, 7), ("val", 144, 14, 15), ("test", 360, 35, 37)):
+        assert [split, str(count), "10", "of", str(rarest), "–", str(most)] in rows
     for text in (
-        "64 train, 144 val, 360 test",
+        "under 10 training samples: ",
         "layer group",
         "block03",
         "frozen",
@@ -64,7 +67,7 @@ def test_run_json_is_whole(run_train) -> None:
     assert record["epochs"] == 3
     assert record["seconds"] > 0
     assert record["peak_memory_bytes"] > 1e8
-    names = ("loss", "accuracy", "f1", "auroc", "top5")
+    names = ("loss", "accuracy", "f1", "auroc", "mcc", "top5")
     expected = {f"{split}/{name}" for split in ("train", "val", "test") for name in names} - {"train/auroc"}
     assert set(record["metrics"]) == expected
     assert all(math.isfinite(value) for value in record["metrics"].values())
@@ -167,7 +170,7 @@ def test_changed_settings_are_refused_on_resume_with_the_difference(run_train) -
     run_train(*QUICK, "run.dir=runs/mine")
     again = run_train(*QUICK, "run.dir=runs/mine", "resume=auto", "optimizer.lr=77", "logger=wandb")
     assert again.code == 2
-    assert "optimizer.lr was 0.0003, is now 77" in again.errors
+    assert "optimizer.lr was None, is now 77" in again.errors
     assert again.record["status"] == "finished"
     assert run_train(*QUICK, "run.dir=runs/mine", "resume=auto", "data.num_workers=1").code == 0
 
@@ -198,7 +201,7 @@ def test_resume_without_an_earlier_run(run_train) -> None:
 
 
 def test_a_failure_is_recorded_with_its_reason(run_train, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thaw.task import Classification
+    from thaw.task.classification import Classification
 
     def broken(*_: object) -> None:
         raise RuntimeError("the disk is on fire")

@@ -43,7 +43,8 @@ EXECUTION_WHITELIST = [
 # The settings that belong to no target, or that a target of another project takes too lightly.
 TOP_LEVEL: Mapping[str, Any] = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
-    "monitor": str,
+    "monitor": str | None,
+    "paths.data": str,
     "resume": Literal["never", "auto", "must"],
     "run.dir": str | None,
     "checkpoint.every_n_steps": Annotated[int, Field(ge=1)] | None,
@@ -67,6 +68,12 @@ def builder(node: DictConfig) -> functools.partial:
     return functools.partial(bound.func, *bound.args, **bound.keywords)
 
 
+def fitting(node: DictConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given arguments that the node's target asks for."""
+    known = schema.signature(_target(node._target_))
+    return {name: value for name, value in given.items() if name in known}
+
+
 def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
     """Build every node that has a target, with those of the given arguments that it asks for and leaves open."""
     chosen = [node for node in nodes.values() if node and "_target_" in node]
@@ -77,6 +84,23 @@ def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
 
 def _leaves_open(node: DictConfig, name: str) -> bool:
     return name in schema.signature(_target(node._target_)) and node.get(name) is None
+
+
+def network_arguments(cfg: DictConfig, data: Any, task: Any) -> dict[str, Any]:
+    """What the network's builder must know of data and task.
+
+    Raises:
+        UserError: the model cannot do what the task asks for.
+    """
+    wanted = data.network_arguments | task.network_arguments
+    given = fitting(cfg.model, wanted)
+    if lacking := sorted(task.network_arguments.keys() - given.keys()):
+        need = {"per_step": "an output for each token or frame", "head": "a pretrained head that tells the next token"}
+        raise UserError(
+            f"model must give what the task asks for, {need[lacking[0]]}, and {cfg.model._target_} does not. "
+            f"Write e.g. {'model=gpt2' if lacking[0] == 'head' else 'model=bert or model=deepspeech'}."
+        )
+    return given
 
 
 def monitor_direction(monitor: str, task: Any) -> Literal["min", "max"]:
@@ -126,15 +150,16 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any]:
         except Exception as error:  # it raises its own types and plain ones
             reason = (str(error) or type(error).__name__).splitlines()[0]
             problems.append(f"trainer must suit this machine: {reason} Write e.g. trainer=default.")
-    if not any(problem.startswith("data.") for problem in problems):
+    if not any(problem.startswith(("data.", "task._")) for problem in problems):
         try:
-            data = build(cfg.data, seed=cfg.seed)
+            data = build(cfg.data, seed=cfg.seed, target=_target(cfg.task._target_).target)
         except UserError as error:
             problems += error.problems
     if not any(problem.startswith("task.") for problem in problems):
         try:
-            task = build(cfg.task, num_outputs=data.network_arguments["num_outputs"] if data else 2)
-            monitor_direction(cfg.monitor, task)
+            known = data.task_arguments if data else {"classes": ["no", "yes"], "class_counts": [1, 1]}
+            task = build(cfg.task, **fitting(cfg.task, known))
+            monitor_direction(cfg.monitor or task.monitor, task)
         except UserError as error:
             problems += error.problems
     if problems:

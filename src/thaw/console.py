@@ -14,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from thaw.contract import GroupState
+from thaw.data.quality import Quality, screen
 from thaw.freezing import Freezing
+from thaw.model.network import Network
 from thaw.run import Run
 
 console = Console(highlight=False)
@@ -71,7 +73,7 @@ class Screen(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = trainer.callback_metrics
-        names = dict.fromkeys(["train/loss", "val/loss", self.monitor])
+        names = dict.fromkeys(["train/loss", "val/loss", self.monitor, "val/f1"])
         shown = "  ".join(f"{name} {float(metrics[name]):.4f}" for name in names if name in metrics)
         seconds = time.monotonic() - self._began
         say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  [dim]{seconds:.1f} s[/]")
@@ -133,15 +135,23 @@ def per_class_table(classes: Sequence[str], columns: Mapping[str, Sequence[float
     return table
 
 
-def say_start(run: Run, precision: str, epochs: int, batch_size: int) -> None:
+def say_start(run: Run, precision: str, epochs: int, batching: str) -> None:
     """One line on the data and the length of the run, before the first wait."""
-    sizes = ", ".join(f"{size:,} {split}" for split, size in run.record["data"]["sizes"].items())
-    classes = len(run.record["data"]["classes"])
     again = f", going on from {run.last}" if run.last else ""
-    say(
-        f"[bold]{escape(str(run.folder))}[/]: {sizes} samples in {classes} classes; "
-        f"{epochs} epochs, batches of {batch_size}, {precision}{again}"
-    )
+    say(f"[bold]{escape(str(run.folder))}[/]: {epochs} epochs, {batching}, {precision}{again}")
+
+
+def say_quality(quality: Quality) -> None:
+    """What there is to know of the data, in one screen."""
+    for part in screen(quality):
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def say_random_weights(network: Network, freezing: Freezing, epochs: int) -> None:
+    """Nothing is gained by keeping random weights frozen."""
+    groups = list(network.groups)
+    if not network.pretrained and len(freezing.trains(groups, 0, epochs)) < len(groups):
+        say("[yellow]The network starts from random weights, and some stay frozen at first: write freezing=none.[/]")
 
 
 def say_finished(run: Run) -> None:
@@ -150,9 +160,10 @@ def say_finished(run: Run) -> None:
     console.print(results_table(run.record["metrics"], run.record["best_epoch"]))
 
 
-def say_results(run: Run, classes: Sequence[str], per_class: Mapping[str, Sequence[float]], split: str) -> None:
+def say_results(run: Run, per_class: Mapping[str, Sequence[float]], split: str) -> None:
     """The final tables and where everything lies."""
-    if len(classes) <= MOST_CLASSES:
+    classes = run.record["data"]["classes"]
+    if per_class and len(classes) <= MOST_CLASSES:
         console.print(per_class_table(classes, per_class, split))
     console.print(results_table(run.record["metrics"], run.record["best_epoch"]))
     if split != "test":
@@ -165,5 +176,5 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for message in (".*does not have many workers.*", ".*Checkpoint directory.*"):
         warnings.filterwarnings("ignore", message)
-    for message in (".*logging interval.*", ".*treespec, LeafSpec.*"):
+    for message in (".*logging interval.*", ".*treespec, LeafSpec.*", ".*IterableDataset. has .__len__.*"):
         warnings.filterwarnings("ignore", message)

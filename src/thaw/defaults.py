@@ -13,12 +13,11 @@ def default_batch_size(samples: int) -> int:
     return min(BATCH_SIZE, max(SMALLEST_BATCH, samples // STEPS_AN_EPOCH))
 
 
-def default_epochs(samples: int, batch_size: int) -> int:
-    """20 epochs, or as many as make 300 steps where there are few labels, up to 100.
+def default_epochs(steps: int) -> int:
+    """20 epochs, or as many as make 300 steps where there are few steps in one, up to 100.
 
     With fewer steps the new head has not even arrived when the rate is gone (arXiv:2006.05987).
     """
-    steps = math.ceil(samples / batch_size)
     return min(MOST_EPOCHS, max(EPOCHS, math.ceil(STEPS / steps)))
 
 

@@ -9,11 +9,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from thaw.model.network import Network
+from thaw.model.network import Network, Steps
 from thaw.scheduler import GroupSchedule, Schedule
-from thaw.task import Task
+from thaw.task.task import Task
 
-Batch = tuple[Tensor | Mapping[str, Tensor], Tensor]
+Inputs = Tensor | Mapping[str, Tensor]
+Batch = tuple[Inputs, Tensor]
 
 
 class FineTuner(L.LightningModule):
@@ -40,12 +41,12 @@ class FineTuner(L.LightningModule):
         super().__init__()
         self.network, self.task, self.optimizer, self.schedule = network, task, optimizer, schedule
         self.monitor, self.seed = monitor, seed
-        # (predictions, targets) of each batch of an evaluation after the training
-        self.predictions: list[tuple[Tensor, Tensor]] = []
+        # a row of predictions.csv for each sample of an evaluation after the training
+        self.predictions: list[dict[str, Any]] = []
         optimizer(network)  # a wrong option must show before the run begins
         self.save_hyperparameters(dict(config or {}))
 
-    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor | Steps:
         return self.network(inputs)
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -71,11 +72,11 @@ class FineTuner(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._keep(self._step("test", batch)[1], batch[1])
 
-    def _keep(self, outputs: Tensor, targets: Tensor) -> None:
+    def _keep(self, outputs: Tensor | Steps, targets: Tensor) -> None:
         if self.trainer.state.fn != TrainerFn.FITTING:
-            self.predictions.append((self.task.predict(outputs).cpu(), targets.cpu()))
+            self.predictions += self.task.rows(outputs, targets)
 
-    def _step(self, split: str, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _step(self, split: str, batch: Batch) -> tuple[Tensor, Tensor | Steps]:
         inputs, targets = batch
         outputs = self(inputs)
         loss = self.task.loss(outputs, targets)

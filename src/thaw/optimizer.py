@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import timm.optim
+import torch
 from pydantic import AfterValidator, Field
 from torch import nn
 from torch.optim import Optimizer
@@ -12,6 +13,8 @@ from torch.optim import Optimizer
 from thaw.errors import UserError, did_you_mean
 from thaw.model.network import Network
 
+# Those of torch that can update all weights in one pass on every device.
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(gt=0, le=1)]
 
@@ -31,12 +34,14 @@ def param_groups(
     """Every parameter of the network in exactly one group, named `block03/decay` or `block03/no_decay`.
 
     The rate of a group at depth d below the head is `lr × layer_decay^d` (arXiv:2106.08254); the head's, at depth 0,
-    is `lr × head_lr_scale`. Vectors (biases, norms) and the body's own `no_decay` names get no weight decay.
+    is `lr × head_lr_scale` if it is new. Vectors (biases, norms) and the body's own `no_decay` names get no weight
+    decay.
     """
     result = []
     layers = list(network.groups.items())
     for index, (layer, parameters) in enumerate(layers):
-        scale = head_lr_scale if layer == "head" else layer_decay ** (len(layers) - 1 - index)
+        new = layer == "head" and network.new_head
+        scale = head_lr_scale if new else layer_decay ** (len(layers) - 1 - index)
         kinds: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": []}
         for name, parameter in parameters.items():
             kinds["no_decay" if parameter.ndim <= 1 or name in network.no_decay else "decay"].append(parameter)
@@ -50,7 +55,7 @@ def param_groups(
 def create_optimizer(
     network: Network,
     name: Annotated[str, AfterValidator(_known_optimizer)] = "adamw",
-    lr: Rate = 3e-4,
+    lr: Rate | None = None,
     weight_decay: Annotated[float, Field(ge=0)] = 0.05,
     layer_decay: Decay = 1.0,
     head_lr_scale: Rate = 10.0,
@@ -59,7 +64,7 @@ def create_optimizer(
     """Any optimizer of timm's factory (torch's own among them) over `param_groups`.
 
     Args:
-        lr: rate of the body's last block; every other rate is relative to it.
+        lr: rate of the body's last block, to which every other is relative; None takes the model's own.
         weight_decay: for matrices and filters alone.
         layer_decay: factor from each layer group to the one before it; 1 means the same rate everywhere.
         head_lr_scale: the new head starts from nothing and can take a larger rate than the pretrained body.
@@ -68,12 +73,20 @@ def create_optimizer(
     Raises:
         UserError: the optimizer has no such option.
     """
+    lr = lr or network.lr
     groups = param_groups(network, lr, weight_decay, layer_decay, head_lr_scale)
     try:
-        known = inspect.signature(timm.optim.get_optimizer_class(name, bind_defaults=False)).parameters
+        target = timm.optim.get_optimizer_class(name, bind_defaults=False)
+        known = inspect.signature(target).parameters
         if unknown := [option for option in options or {} if option not in known]:
             raise TypeError(f"it has no option {unknown[0]!r}")
-        return timm.optim.create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **(options or {}))
+        # One pass over the weights rather than a dozen: ten times as fast on a CPU.
+        fused = {"fused": True} if target in FUSED and not {"fused", "foreach"} & set(options or {}) else {}
+        arguments = fused | dict(options or {})
+        optimizer = timm.optim.create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, **arguments)
+        # Else Lightning would refuse to clip: gradients must be unscaled before that, and so not in the step itself.
+        optimizer._step_supports_amp_scaling = False
+        return optimizer
     except (AssertionError, ImportError) as error:
         raise UserError(f"optimizer.name must be able to run on this machine; got '{name}' ({error}).") from None
     except (TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from thaw.console import parameter_counts, say
 from thaw.data.datamodule import DataModule
+from thaw.data.quality import Quality
 from thaw.freezing import Freezing
 from thaw.module import FineTuner
 from thaw.run import Run
@@ -59,9 +60,15 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def describe(data: DataModule) -> dict[str, Any]:
+def describe(data: DataModule, quality: Quality) -> dict[str, Any]:
     """What `run.json` holds of the data."""
-    return {"fingerprint": data.fingerprint, "sizes": data.sizes, "classes": data.classes}
+    return {
+        "fingerprint": data.fingerprint,
+        "sizes": data.sizes,
+        "classes": data.classes,
+        "quality": quality.to_dict(),
+        "skipped": [f"{split} '{name}' ({reason})" for split, name, reason in data.skipped],
+    }
 
 
 def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> None:
@@ -95,20 +102,22 @@ def evaluate(
 
 
 def write_predictions(folder: Path, data: DataModule, module: FineTuner, split: str) -> dict[str, list[float]]:
-    """Write `predictions.csv`, one row a sample, and `per_class.csv`; return the latter's columns."""
-    predictions, targets = (torch.cat(parts) for parts in zip(*module.predictions, strict=True))
-    inputs = data.splits[split].inputs
-    best = predictions.argmax(dim=-1).tolist()
+    """Write `predictions.csv`, one row a sample in the data's own order, and `per_class.csv`; return its columns."""
+    if not module.predictions:
+        return {}
+    order = [index for batch in data.batches(split).batches(0) for index in batch]
+    # Not strict: trainer.limit_test_batches may have left the rest out.
+    rows = dict(sorted(zip(order, module.predictions, strict=False), key=lambda pair: pair[0]))
+    names = list(data.names(data.splits[split]))
     with open(folder / "predictions.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["split", "sample", "target", "prediction", *(f"probability/{c}" for c in data.classes)])
-        for index, (target, guess, row) in enumerate(zip(targets.tolist(), best, predictions.tolist(), strict=True)):
-            sample = inputs[index] if isinstance(inputs[index], str) else index
-            shares = (f"{share:.6f}" for share in row)
-            writer.writerow([split, sample, data.classes[target], data.classes[guess], *shares])
-    columns = module.task.per_class(predictions, targets)
-    with open(folder / "per_class.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", *columns])
-        writer.writerows(zip(data.classes, *columns.values(), strict=True))
+        writer = csv.DictWriter(file, ["split", "sample", *module.predictions[0]])
+        writer.writeheader()
+        for index, row in rows.items():
+            writer.writerow({"split": split, "sample": names[index]} | row)
+    columns = module.task.per_class(list(rows.values()))
+    if columns:
+        with open(folder / "per_class.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["class", *columns])
+            writer.writerows(zip(data.classes, *columns.values(), strict=True))
     return columns

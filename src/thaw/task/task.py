@@ -1,69 +1,78 @@
-"""Tasks: the loss, what counts as a prediction, and the metrics."""
+"""What a network is trained for: the loss, what counts as a prediction, and the metrics."""
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
-import torch
-from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
-from torchmetrics.utilities.data import dim_zero_cat
 
+from thaw.task.metrics import collected, keeps_everything
 
-class PresentAUROC(MulticlassAUROC):
-    """ROC-AUC of one class against the rest, averaged over the classes where it is defined.
-
-    torchmetrics counts a class without samples as 0, which makes a perfect classifier look poor on a small split.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, average="none")
-
-    def compute(self) -> Tensor:
-        counts = torch.bincount(dim_zero_cat(self.target), minlength=self.num_classes)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No (positive|negative) samples")  # those classes are left out below
-            return super().compute()[(counts > 0) & (counts < counts.sum())].mean()
+# (batch, num_outputs), or (values (batch, steps, num_outputs), lengths (batch,)) with an output for each step.
+Outputs = Tensor | tuple[Tensor, Tensor]
 
 
 class Task(nn.Module, ABC):
     """What a network is trained for.
 
     Args:
-        metrics: torchmetrics over (predictions, targets), cloned for each split.
-        evaluation_only: names of metrics that keep every prediction, too many of them in training.
+        classes: names of what is answered, in index order.
+        metrics: torchmetrics over what `measured` gives, cloned for each split; the first is monitored by default.
+        num_outputs: width of the network's head; None where the network brings its own.
+        train_metrics: whether there are metrics of the training split, beside those that keep every prediction.
     """
 
-    def __init__(self, metrics: MetricCollection, evaluation_only: Collection[str] = ()) -> None:
+    #: What the data must answer: `class`, `labels`, `number`, `tags`, `transcript` or `text`.
+    target: ClassVar[str]
+    #: What the network's builder must know beside the number of outputs.
+    network_options: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        metrics: MetricCollection,
+        num_outputs: int | None = None,
+        train_metrics: bool = True,
+    ) -> None:
         super().__init__()
-        light = MetricCollection({n: m for n, m in metrics.items() if n not in evaluation_only}, compute_groups=False)
-        clones = {"train_": light.clone("train/"), "val_": metrics.clone("val/"), "test_": metrics.clone("test/")}
+        self.classes, self.num_outputs = list(classes), num_outputs
+        light = {name: m for name, m in metrics.items() if train_metrics and not keeps_everything(m)}
+        clones = {
+            "train_": collected(light).clone("train/"),
+            "val_": metrics.clone("val/"),
+            "test_": metrics.clone("test/"),
+        }
         self.metrics = nn.ModuleDict(clones)
         # "disable" keeps a NaN and does not wait for the device; it also ignores weights (see `update`).
         losses = {f"{split}_": MeanMetric(nan_strategy="disable") for split in ("train", "val", "test")}
         self.losses = nn.ModuleDict(losses)
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The mean loss of a batch, a scalar; with regularisation only in train mode."""
 
     @abstractmethod
-    def predict(self, outputs: Tensor) -> Tensor:
-        """Turn the network's outputs (batch, num_outputs) into what metrics and people read."""
+    def measured(self, outputs: Outputs, targets: Tensor) -> tuple[Any, Any]:
+        """(predictions, targets) as the metrics read them."""
 
-    @abstractmethod
-    def labels(self, targets: Tensor) -> Tensor:
-        """Hard targets (batch,), also where mixing made them soft."""
+    def rows(self, outputs: Outputs, targets: Tensor) -> list[dict[str, Any]]:
+        """A row of `predictions.csv` for each sample; none where predictions are not worth keeping."""
+        return []
+
+    def per_class(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+        """Columns of `per_class.csv`, from the rows of all samples; none where there are no classes."""
+        return {}
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """What the network must know of the task."""
+        return {"num_outputs": self.num_outputs} | self.network_options
+
+    @property
+    def monitor(self) -> str:
+        """Full name of the metric that chooses the best epoch, where the user leaves it open."""
+        return next(iter(self.metrics["val_"].keys()), "val/loss")
 
     def names(self, split: str) -> list[str]:
         """Full names of the metrics of a split, e.g. `val/accuracy`."""
@@ -74,53 +83,21 @@ class Task(nn.Module, ABC):
         name = name.rpartition("/")[2]
         return "min" if name == "loss" or not self.metrics["val_"][name].higher_is_better else "max"
 
-    def update(self, split: str, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+    def update(self, split: str, loss: Tensor, outputs: Outputs, targets: Tensor) -> None:
         """Gather one batch on its own device, without waiting for it."""
-        self.losses[f"{split}_"].update(loss.detach().expand(len(outputs)))
-        self.metrics[f"{split}_"].update(self.predict(outputs.detach()), self.labels(targets))
+        self.losses[f"{split}_"].update(loss.detach().expand(len(targets)))
+        if len(self.metrics[f"{split}_"]):
+            self.metrics[f"{split}_"].update(*self.measured(detached(outputs), targets))
 
     def compute(self, split: str) -> dict[str, Tensor]:
-        """The metrics of all batches since the last call, by full name."""
-        metrics = {f"{split}/loss": self.losses[f"{split}_"].compute(), **self.metrics[f"{split}_"].compute()}
+        """The metrics of all batches since the last call, by full name; one of several values as their mean."""
+        found = {name: value.float().mean() for name, value in self.metrics[f"{split}_"].compute().items()}
+        metrics = {f"{split}/loss": self.losses[f"{split}_"].compute(), **found}
         self.losses[f"{split}_"].reset()
         self.metrics[f"{split}_"].reset()
         return metrics
 
 
-class Classification(Task):
-    """One class out of several: cross-entropy; accuracy, macro-F1, ROC-AUC (one against the rest), top-5.
-
-    Args:
-        num_outputs: number of classes; top-5 is measured from ten classes on.
-        label_smoothing: share of each target spread over all classes in training (arXiv:1512.00567).
-    """
-
-    def __init__(self, num_outputs: int, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0) -> None:
-        metrics = {
-            "accuracy": MulticlassAccuracy(num_outputs, average="micro"),
-            "f1": MulticlassF1Score(num_outputs, average="macro"),
-            "auroc": PresentAUROC(num_outputs),
-        }
-        if num_outputs >= 10:
-            metrics["top5"] = MulticlassAccuracy(num_outputs, top_k=5, average="micro")
-        super().__init__(MetricCollection(metrics, compute_groups=False), evaluation_only=("auroc",))
-        self.num_outputs, self.label_smoothing = num_outputs, label_smoothing
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing if self.training else 0.0)
-
-    def predict(self, outputs: Tensor) -> Tensor:
-        """Class probabilities (batch, num_outputs), in float32 whatever the precision."""
-        return outputs.float().softmax(dim=-1)
-
-    def labels(self, targets: Tensor) -> Tensor:
-        return targets.argmax(dim=-1) if targets.ndim == 2 else targets
-
-    def per_class(self, predictions: Tensor, targets: Tensor) -> dict[str, list[float]]:
-        """Precision, recall, F1 and support of each class, from probabilities (samples, num_outputs)."""
-        metrics = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
-        table = {
-            name: metric(self.num_outputs, average=None)(predictions, targets).tolist()
-            for name, metric in metrics.items()
-        }
-        return table | {"support": torch.bincount(targets, minlength=self.num_outputs).tolist()}
+def detached(outputs: Outputs) -> Outputs:
+    """Outputs without their history."""
+    return outputs.detach() if isinstance(outputs, Tensor) else (outputs[0].detach(), outputs[1])

@@ -1,0 +1,107 @@
+"""Metrics by name: any metric of torchmetrics, and those that torchmetrics gets wrong on small data."""
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+import torchmetrics
+from pydantic import AfterValidator
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAUROC
+from torchmetrics.utilities.data import dim_zero_cat
+
+from thaw.errors import UserError, did_you_mean
+
+
+class PresentAUROC(MulticlassAUROC):
+    """ROC-AUC of one class against the rest, averaged over the classes where it is defined.
+
+    torchmetrics counts a class without samples as 0, which makes a perfect classifier look poor on a small split.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, average="none")
+
+    def compute(self) -> Tensor:
+        counts = torch.bincount(dim_zero_cat(self.target), minlength=self.num_classes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No (positive|negative) samples")  # those classes are left out below
+            return super().compute()[(counts > 0) & (counts < counts.sum())].mean()
+
+
+class RootMeanSquaredError(torchmetrics.MeanSquaredError):
+    """The root of the mean squared error, in the unit of the targets."""
+
+    def __init__(self, num_outputs: int = 1) -> None:
+        super().__init__(squared=False, num_outputs=num_outputs)
+
+
+OWN = {metric.__name__: metric for metric in (PresentAUROC, RootMeanSquaredError)}
+PLACES = (torchmetrics, torchmetrics.classification, torchmetrics.regression, torchmetrics.text)
+
+
+def known_metrics() -> dict[str, type[Metric]]:
+    """Class name → class, of every metric that a task may have."""
+    found = {
+        name: member
+        for place in PLACES
+        for name, member in vars(place).items()
+        if inspect.isclass(member) and issubclass(member, Metric)
+    }
+    return found | OWN
+
+
+def _known(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, metric in metrics.items():
+        wanted = metric if isinstance(metric, str) else dict(metric or {}).get("name")
+        if not isinstance(wanted, str) or wanted not in known_metrics():
+            advice = did_you_mean(str(wanted), known_metrics())
+            raise ValueError(f"must name metrics of torchmetrics, as '{name}' does not", advice)
+    return metrics
+
+
+Metrics = Annotated[Mapping[str, Any], AfterValidator(_known)]
+
+
+def build_metrics(metrics: Metrics, **sizes: int) -> MetricCollection:
+    """Build every metric, with those of the sizes (num_classes, num_labels, num_outputs) that it asks for.
+
+    Args:
+        metrics: own name → class name, or `{name: class name, argument: value}`.
+
+    Raises:
+        UserError: a metric lacks an argument, or does not have one.
+    """
+    built = {}
+    for own, metric in metrics.items():
+        arguments = {"name": metric} if isinstance(metric, str) else dict(metric)
+        target = known_metrics()[arguments.pop("name")]
+        # Of few classes, the best five tell nothing.
+        if arguments.get("top_k", 1) * 2 > sizes.get("num_classes", 2 * arguments.get("top_k", 1)):
+            continue
+        asked = inspect.signature(target.__init__).parameters
+        given = {name: size for name, size in sizes.items() if name in asked}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Metric `.*` will save all targets")  # so it is meant
+            try:
+                built[own] = target(**(given | arguments))
+            except (TypeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"task.metrics.{own} must fit {target.__name__}: {reason}.") from None
+    return collected(built)
+
+
+def collected(metrics: Mapping[str, Metric]) -> MetricCollection:
+    """A collection in the given order; torchmetrics' own is by the alphabet."""
+    collection = MetricCollection({}, compute_groups=False)
+    for name, metric in metrics.items():
+        collection.add_metrics({name: metric})
+    return collection
+
+
+def keeps_everything(metric: Metric) -> bool:
+    """Whether a metric holds every prediction until it is computed, too many of them in training."""
+    return any(isinstance(default, list) for default in metric._defaults.values())
