@@ -11,22 +11,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from results import ROOT, interval
 
 SEEDS = (0, 1, 2)
 TEXT, IMAGE = "model.name={weights}/minilm", "model.weights={weights}/mobilenetv2_100.safetensors"
-# experiment → what it needs beside the data, the metric, the least it must reach
+# experiment → what it needs beside the data, the metric, and what else one would pick, measured on the same machine
 EXPERIMENTS = {
-    "trec": (TEXT, "test/accuracy", 0.965),
-    "sst2": (TEXT, "test/accuracy", 0.885),
-    "banking77_10shot": (TEXT, "test/accuracy", 0.875),
-    "banking77": (TEXT, "test/accuracy", 0.925),
-    "emotion": (TEXT, "test/f1", 0.72),
-    "cifar10_sub": (IMAGE, "test/accuracy", 0.80),
-    "fsdd_mel": (IMAGE, "test/accuracy", 0.985),
-    "fsdd_deepspeech": ("", "test/accuracy", 0.97),
-    "fsdd_asr": ("", "test/cer", 0.05),
-    "tiny_gpt": ("", "test/perplexity", None),
+    "trec": (TEXT, "accuracy", "0.964 Trainer, 3 epochs; 0.900 logistic regression on frozen features"),
+    "sst2": (TEXT, "accuracy", "0.867 Trainer, 1 epoch; 0.813 on frozen features"),
+    "banking77_10shot": (TEXT, "accuracy", "0.663 Trainer, 20 epochs; 0.859 on frozen features"),
+    "banking77": (TEXT, "accuracy", "0.914 TF-IDF + logistic regression"),
+    "emotion": (TEXT, "f1", "0.632 TF-IDF + logistic regression"),
+    "cifar10_sub": (IMAGE, "accuracy", "–"),
+    "fsdd_mel": (IMAGE, "accuracy", "0.963 flat MFCC + linear"),
+    "fsdd_deepspeech": ("", "accuracy", "0.963 flat MFCC + linear"),
+    "fsdd_asr": ("", "cer", "–"),
+    "tiny_gpt": ("", "perplexity", "–"),
 }
 
 
@@ -38,17 +39,19 @@ def start(name: str, seed: int) -> subprocess.Popen:
     needs = EXPERIMENTS[name][0].format(weights=Path(os.environ.get("THAW_WEIGHTS", "weights")).absolute())
     command = [sys.executable, "train.py", f"experiment={name}", f"seed={seed}", "logger=none", "data.num_workers=0"]
     command += [f"run.dir={folder(name, seed)}", "resume=auto", *needs.split()]
+    if needs.startswith("model.name") and torch.cpu._is_avx512_bf16_supported():
+        command.append("trainer.precision=bf16-mixed")  # half the time
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
 
 
 def row(name: str) -> str:
-    _, metric, least = EXPERIMENTS[name]
+    _, metric, beside = EXPERIMENTS[name]
     records = [json.loads((folder(name, seed) / "run.json").read_text()) for seed in SEEDS]
-    values, chosen = ([r["metrics"][f"{s}/{metric.partition('/')[2]}"] for r in records] for s in ("test", "val"))
+    val, test = (np.array([record["metrics"][f"{split}/{metric}"] for record in records]) for split in ("val", "test"))
     minutes = np.mean([record["seconds"] for record in records]) / 60
-    mean = f"{np.mean(values):.4f} ± {interval(np.array(values)):.4f}"
-    return f"| {name} | {metric} | {mean} | {np.mean(chosen):.4f} | {'–' if least is None else least} | {minutes:.1f} |"
+    figures = f"{val.mean():.3f} | {test.mean():.3f} ± {interval(test):.3f} | {minutes:.1f}"
+    return f"| {name} | {metric} | {figures} | {beside} |"
 
 
 def main() -> None:
@@ -60,7 +63,7 @@ def main() -> None:
             print(f"{waiting[0][0]}, seed {waiting.pop(0)[1]}: started; {len(waiting)} waiting", flush=True)
         if running.pop(0).wait():
             sys.exit("error: a run failed; look into runs/experiments/*/error.log, then run again")
-    print("| experiment | metric | mean of three seeds | validation | target | minutes |\n|---|---|---|---|---|---|")
+    print("| experiment | metric | validation | test | minutes | beside |\n|---|---|---|---|---|---|")
     print(*(row(name) for name in names), sep="\n")
 
 

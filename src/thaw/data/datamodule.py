@@ -214,7 +214,7 @@ class DataModule(L.LightningDataModule, ABC):
             lengths=self.lengths(split) if self.by_length else None,
             max_tokens=self.max_tokens,
             weights=self._weights(samples) if train and self.sampler == "balanced" else None,
-            drop_single=train,
+            drop_single=train and not self.by_length,  # else it would be the longest, every time
         )
 
     def _weights(self, samples: Samples) -> np.ndarray:

@@ -18,7 +18,7 @@ SINGLE = {"accuracy": {"name": "MulticlassAccuracy", "average": "micro"}, "f1": 
 MULTI = {"f1": "MultilabelF1Score", "average_precision": "MultilabelAveragePrecision"}
 
 
-def class_weights(chosen: ClassWeights, counts: Sequence[int], classes: Sequence[str]) -> Tensor | None:
+def loss_weights(chosen: ClassWeights, counts: Sequence[int], classes: Sequence[str]) -> Tensor | None:
     """Weight of each class in the loss (classes,), with mean 1 over the training samples.
 
     Args:
@@ -46,7 +46,7 @@ class Classification(Task):
     Args:
         class_counts: training samples of each class, for `class_weights=balanced`.
         label_smoothing: share of each target spread over all classes in training (arXiv:1512.00567).
-        class_weights: see the function of that name; in training only.
+        class_weights: see `loss_weights`; in training only.
         focal_gamma: how much less a sample counts that is already right (arXiv:1708.02002); 0 is cross-entropy.
         metrics: see `build_metrics`; they read probabilities (samples, classes).
     """
@@ -64,7 +64,7 @@ class Classification(Task):
     ) -> None:
         super().__init__(classes, build_metrics(metrics, num_classes=len(classes)), len(classes))
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
-        self.register_buffer("weights", _weights(class_weights, class_counts, classes), persistent=False)
+        self.register_buffer("weights", loss_weights(class_weights, class_counts, classes), persistent=False)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if not self.training:
@@ -115,15 +115,12 @@ class Classification(Task):
         return table | {"support": torch.bincount(targets, minlength=len(self.classes)).tolist()}
 
 
-_weights = class_weights
-
-
 class Multilabel(Task):
     """Any number of labels at once: binary cross-entropy for each.
 
     Args:
         class_counts: training samples that carry each label, for `class_weights=balanced`.
-        class_weights: see the function of that name; in training only.
+        class_weights: see `loss_weights`; in training only.
         focal_gamma: how much less a label counts that is already right (arXiv:1708.02002); 0 is cross-entropy.
         metrics: see `build_metrics`; they read probabilities (samples, labels).
     """
@@ -140,7 +137,7 @@ class Multilabel(Task):
     ) -> None:
         super().__init__(classes, build_metrics(metrics, num_labels=len(classes)), len(classes))
         self.focal_gamma = focal_gamma
-        self.register_buffer("weights", _weights(class_weights, class_counts, classes), persistent=False)
+        self.register_buffer("weights", loss_weights(class_weights, class_counts, classes), persistent=False)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if not self.training:
