@@ -94,8 +94,8 @@ def test_clean_data_is_a_table_and_nothing_else() -> None:
     lines = printed(quality).splitlines()
     assert [line.split() for line in lines] == [
         ["data", "samples", "classes"],
-        ["train", "1,200", "2", "of", "500", "–", "700"],
-        ["test", "30", "2", "of", "15", "–", "15"],
+        ["train", "1,200", "2", "(500", "–", "700", "each)"],
+        ["test", "30", "2", "(15", "–", "15", "each)"],
     ]
     assert findings(quality) == []
 

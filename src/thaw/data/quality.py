@@ -188,7 +188,7 @@ def _cut(text: str) -> str:
 
 def _classes(counts: Mapping[str, int]) -> str:
     held = [count for count in counts.values() if count]
-    return f"{len(held)} of {min(held):,} – {max(held):,}" if held else ""
+    return f"{len(held)} ({min(held):,} – {max(held):,} each)" if held else ""
 
 
 def _range(summarised: Mapping[str, float], *between: str) -> str:
