@@ -38,7 +38,10 @@ def train(cfg: DictConfig) -> float:
     choices = job.runtime.choices
     name = choices.get("experiment") or f"{choices.data}-{choices.model}-{choices.freezing}"
     run = Run.open(cfg.run.dir, name, list(job.overrides.task), cfg.resume)
-    if changed := config.changes(cfg, run.folder / "config.yaml"):
+    changed = config.changes(cfg, run.folder / "config.yaml")
+    if run.record.get("data", {}).get("fingerprint", data.fingerprint) != data.fingerprint:
+        changed.append("the samples or their labels are others than before")
+    if changed:
         run.release()
         raise UserError(f"resume must go on with the same settings: {'; '.join(changed)}. Or write another run.dir.")
     if run.finished:

@@ -1,5 +1,6 @@
 """Splits, subsets and loaders, over digits and over numbers that name themselves."""
 
+import pickle
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -425,3 +426,12 @@ def test_quality_tells_what_stands_twice_and_where():
     assert quality.class_counts["train"] == {"class0": 60, "class1": 40, "class2": 20}
     assert quality.duplicates == {"train": 10, "val": 10}
     assert [(leak.earlier, leak.later, leak.samples) for leak in quality.leaks] == [("train", "val", 120)]
+
+
+def test_what_a_spawned_worker_gets_leaves_the_trainer_behind() -> None:
+    data = Digits()
+    data.preprocess(channels=1, size=32, mean=[0.5], std=[0.5], interpolation="bilinear", crop_pct=1.0)
+    data.trainer = lambda: None  # cannot be pickled, as a trainer with a schedule cannot
+    loader = data._loader("train")
+    for part in (loader.collate_fn, loader.dataset):
+        pickle.loads(pickle.dumps(part))

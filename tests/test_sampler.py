@@ -255,3 +255,13 @@ def test_a_balanced_sampler_draws_every_class_equally_often(held):
 def test_a_last_batch_of_one_is_left_out_where_that_is_asked_for():
     assert [len(batch) for batch in EpochBatches(9, 4, 0, True, int, drop_single=True)] == [4, 4]
     assert [len(batch) for batch in EpochBatches(1, 4, 0, True, int, drop_single=True)] == [1]
+
+
+def test_a_sample_that_is_drawn_again_is_augmented_in_another_way() -> None:
+    batches = EpochBatches(40, 64, 0, True, int, weights=np.r_[100.0, np.ones(39)])
+    keys = [key for batch in batches for key in batch]
+    assert len(set(keys)) == len(keys)
+    data = Transformed([(0, 0)] * 40, lambda _: torch.rand(()).item(), seed=0)
+    drawn = [data[key][0] for key in keys if key[1] == 0]
+    assert len(drawn) > 5
+    assert len(set(drawn)) == len(drawn)

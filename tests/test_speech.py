@@ -366,3 +366,10 @@ def test_an_image_network_learns_which_tone_it_hears(tmp_path: Path) -> None:
             optimizer.step()
     for images, targets in data.val_dataloader():
         assert (network(images).argmax(dim=1) == targets).all()
+
+
+def test_what_an_image_does_not_show_is_counted(tmp_path):
+    data = Speech(root=str(tree(tmp_path, seconds=0.5)), window=0.52, val_size=0.34)
+    data.preprocess(kind="image", **IMAGE)
+    assert data.truncated == {split: int((seconds > 0.52).sum()) for split, seconds in data.seconds.items()}
+    assert sum(data.truncated.values()) > 0

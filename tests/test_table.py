@@ -221,3 +221,10 @@ def test_nothing_is_written_beside_the_data_or_to_the_home_folder(tmp_path: Path
     found = read_table(tmp_path / "a.csv")["train"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
     assert all(entry["filename"].startswith(os.environ["HF_DATASETS_CACHE"]) for entry in found.cache_files)
+
+
+def test_every_cell_of_a_csv_file_is_the_text_that_stands_there(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n007,00\n000.50,true\n1e3,01\n")
+    found = read_table(tmp_path / "a.csv")["train"]
+    assert found["text"][:] == ["007", "000.50", "1e3"]
+    assert found["label"][:] == ["00", "true", "01"]

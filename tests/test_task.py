@@ -393,3 +393,21 @@ def test_every_metric_of_every_task_builds_and_has_a_direction(task):
         n for n in cfg.task.metrics if n != "top5"
     ]
     assert all(built.direction(name) in ("min", "max") for name in built.names("val"))
+
+
+def test_a_label_that_does_not_occur_counts_for_nothing():
+    targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    task = Multilabel(list("abc"), metrics=yaml_metrics("multilabel"))
+    task.update("val", torch.tensor(0.0), targets * 8 - 4, targets)
+    found = task.compute("val")
+    assert all(float(found[f"val/{name}"]) == 1 for name in ("f1", "auroc", "average_precision"))
+
+
+def test_balanced_labels_weigh_presence_as_much_as_absence():
+    task = Multilabel(["often", "rare"], class_counts=[900, 10], samples=1000, class_weights="balanced").train()
+    assert task.rarity.tolist() == pytest.approx([100 / 900, 99.0])
+    outputs, targets = torch.zeros(1000, 2), torch.zeros(1000, 2)
+    targets[:900, 0], targets[:10, 1] = 1, 1
+    outputs.requires_grad_(True)
+    task.loss(outputs, targets).backward()
+    assert outputs.grad.sum(dim=0).abs().max() < 1e-5

@@ -242,3 +242,16 @@ def test_error_rates_count_letters_and_words():
     assert task.direction("val/wer") == "min"
     assert task.names("train") == ["train/loss"]  # decoding every step would make the device wait
     assert task.network_arguments == {"num_outputs": 5, "per_step": True}
+
+
+def test_the_loss_of_a_split_is_the_mean_over_its_tokens():
+    task = TokenClassification(["a", "b"])
+    losses = []
+    for length, level in ((2, 0.0), (30, 4.0)):
+        values = torch.tensor([level, 0.0]).expand(1, length, 2)
+        targets = torch.zeros(1, length, dtype=torch.long)
+        loss = task.loss((values, torch.tensor([length])), targets)
+        losses.append((float(loss), length))
+        task.update("val", loss, (values, torch.tensor([length])), targets)
+    expected = sum(loss * length for loss, length in losses) / 32
+    assert float(task.compute("val")["val/loss"]) == pytest.approx(expected, rel=1e-5)

@@ -39,7 +39,7 @@ def test_a_run_tells_its_plan_its_thaws_and_its_results(run_train) -> None:
     said = outcome.printed
     rows = [line.split() for line in said.splitlines()]
     for split, count, rarest, most in (("train", 64, 6, 7), ("val", 144, 14, 15), ("test", 360, 35, 37)):
-        assert [split, str(count), "10", "of", str(rarest), "–", str(most)] in rows
+        assert [split, str(count), "10", f"({rarest}", "–", str(most), "each)"] in rows
     for text in (
         "under 10 training samples: ",
         "layer group",

@@ -125,7 +125,7 @@ def test_images_come_from_a_table(run_train, tmp_path: Path, task: str) -> None:
     [
         (
             ["model=transformers", "model.name=bert", "model.weights=none", TASK],
-            "this one reads text inputs",
+            "task must suit the model: it asks for waveform inputs.",
         ),
         (["model=resnet", TASK], "Write e.g. model=bert or model=deepspeech."),
         ([*SMALL, "task=language_modeling"], "Write e.g. model=gpt2."),

@@ -234,3 +234,53 @@ def test_a_mistake_over_text_is_named(run_train: Callable, tmp_path: Path, overr
     assert "Traceback" not in outcome.errors
     assert len(outcome.errors.strip().splitlines()) <= 6
     assert not outcome.folders
+
+
+def test_samples_that_are_left_out_are_told_and_counted(run_train, tmp_path: Path) -> None:
+    rows = sentences(312)
+    rows[3]["text"] = ""
+    outcome = run_train(*BERT, *QUICK, "data=text_csv", write(tmp_path / "data", rows), "data.on_bad_sample=skip")
+    assert outcome.code == 0, outcome.errors
+    data = outcome.record["data"]
+    assert data["skipped"] == ["train 'row 4' (no text)"]
+    assert data["quality"]["skipped"] == {"no text": 1}
+    assert "skipped: 1 no text" in outcome.printed
+
+
+def test_a_run_does_not_go_on_with_other_samples(run_train, tmp_path: Path) -> None:
+    overrides = [*BERT, *QUICK, "data=text_csv", write(tmp_path / "data", sentences(60)), "run.dir=runs/one"]
+    assert run_train(*overrides, "trainer.max_epochs=2").code == 0
+    record = json.loads((tmp_path / "runs/one/run.json").read_text())
+    (tmp_path / "runs/one/run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    rows = table(tmp_path / "data" / "train.csv")
+    rows[0]["text"] += " hay"
+    with open(tmp_path / "data" / "train.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    outcome = run_train(*overrides, "resume=must")
+    assert outcome.code == 2
+    assert "the samples or their labels are others than before" in outcome.errors
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["task=token_classification", "model=resnet", "data=digits"], "model must give what the task asks for"),
+        (["+task.metrics.far=MeanAbsoluteError"], "task.metrics.far must read what this task predicts"),
+        (["task.class_weights=[0,1]"], "task.class_weights"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(run_train, tmp_path: Path, overrides: list[str], said: str) -> None:
+    root = write(tmp_path / "data", sentences(60))
+    given = [*BERT, "data=text_csv", root] if "data=digits" not in overrides else []
+    outcome = run_train(*given, "logger=none", *overrides)
+    assert outcome.code == 2, outcome.errors
+    assert said in outcome.errors
+    assert "Traceback" not in outcome.errors
+
+
+def test_weights_in_bfloat16_train(run_train, tmp_path: Path) -> None:
+    root = write(tmp_path / "data", sentences(60))
+    outcome = run_train(*BERT, *QUICK, "data=text_csv", root, "trainer.precision=bf16-true", "trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.errors

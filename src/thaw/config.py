@@ -94,6 +94,10 @@ def network_arguments(cfg: DictConfig, data: Any, task: Any) -> dict[str, Any]:
     """
     wanted = data.network_arguments | task.network_arguments
     given = fitting(cfg.model, wanted)
+    if data.network_arguments.get("image_size") and "image_size" not in given:
+        raise UserError(
+            f"data.image_size must be null with {cfg.model._target_}, which has a size of its own. Leave it out."
+        )
     if lacking := sorted(task.network_arguments.keys() - given.keys()):
         need = {"per_step": "an output for each token or frame", "head": "a pretrained head that tells the next token"}
         raise UserError(

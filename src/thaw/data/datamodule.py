@@ -26,6 +26,8 @@ Split = Literal["train", "val", "test"]
 Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
+# Targets that only one kind of input has.
+ONLY = {"tags": "text", "text": "text", "transcript": "waveform"}
 FITTING_MODELS = {"image": "model=mobilenet", "text": "model=bert", "waveform": "model=wav2vec2"}
 
 
@@ -82,6 +84,8 @@ class DataModule(L.LightningDataModule, ABC):
         self.seed, self.sampler, self.skips = seed, sampler, on_bad_sample == "skip"
         self.num_workers = min(os.cpu_count() or 1, 4) if num_workers is None else num_workers
         raw = self.read()
+        if "train" not in raw:
+            raise UserError(f"data must have a train split; found {', '.join(raw) or 'none'}.")
         may_lack = target in ("labels", "text")
         problems = {
             split: ({} if may_lack else unlabelled(samples)) | dict(self.problems(samples))
@@ -114,6 +118,8 @@ class DataModule(L.LightningDataModule, ABC):
             UserError: the network reads another kind of input.
         """
         ways = {name: getattr(self, f"for_{name}", None) for name in ("image", "text", "waveform")}
+        if (only := ONLY.get(self.targets.kind, kind)) != kind:
+            raise UserError(f"task must suit the model: it asks for {only} inputs. Write e.g. {FITTING_MODELS[only]}.")
         if ways[kind] is None:
             fitting = [FITTING_MODELS[name] for name, way in ways.items() if way]
             raise UserError(
@@ -190,7 +196,7 @@ class DataModule(L.LightningDataModule, ABC):
             unit=self.unit,
             duplicates=within,
             leaks=leaks,
-            skipped=Counter(reason for _, _, reason in self.skipped),
+            skipped=dict(Counter(reason for _, _, reason in self.skipped)),  # asdict cannot copy a Counter
             truncated=self.truncated,
         )
 
@@ -220,6 +226,10 @@ class DataModule(L.LightningDataModule, ABC):
     def _weights(self, samples: Samples) -> np.ndarray:
         strata = self.targets.strata(samples.targets)
         return 1 / np.bincount(strata)[strata]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a spawned loader worker gets: not the trainer, which cannot be pickled.
+        return self.__dict__ | {"trainer": None}
 
     def _loader(self, split: Split) -> ResumableLoader:
         transform = self.transforms["train" if split == "train" else "eval"]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 
-from thaw.data.table import SPLITS, columns, is_table, labels, read_table
+from thaw.data.table import FORMATS, SPLITS, columns, is_table, labels, read_table
 from thaw.errors import UserError
 
 # Up to here every file is read once before training; beyond, a broken or doubled one is met in training or not at all.
@@ -27,11 +27,13 @@ def labelled_files(
         folder = root if root.is_dir() else root.parent
         return {
             split: (
-                [str(folder / path) for path in table[columns(table, path_column, "data.path_column")[0]]],
+                [str(folder / str(path or "")) for path in table[columns(table, path_column, "data.path_column")[0]]],
                 labels(table, label_column),
             )
             for split, table in read_table(root).items()
         }
+    if root.is_file():
+        raise UserError(f"data.root must be a folder or a table ({', '.join(FORMATS)}); got the file '{root}'.")
     found = {split: _listed(root, names, suffixes) for split, names in SPLITS.items()}
     found = {split: files for split, files in found.items() if files is not None}
     if "train" not in found:

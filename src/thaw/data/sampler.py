@@ -1,5 +1,6 @@
 """The order of samples and the randomness of each, as functions of (seed, epoch, index) alone."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch.utils.data import Dataset, Sampler
 # Lengths within a tenth of one another count as the same, so that batches differ from epoch to epoch.
 BUCKET = 1.1
 
+Key = tuple[int, ...]  # (epoch, index)
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
+
+class EpochBatches(Sampler[list[Key]]):
     """Yields batches of (epoch, index) pairs in an order that depends on (seed, epoch) only.
 
     With lengths, a batch holds samples of similar length and the batches come in random order; their number is the same
@@ -74,10 +77,23 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             cut = [cut[number] for number in torch.randperm(len(cut), generator=generator).tolist()]
         return cut
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch()
         skip, self.skip = self.skip, 0
-        return ([(epoch, index) for index in batch] for batch in self.batches(epoch)[skip:])
+        batches = [[(epoch, index) for index in batch] for batch in self.batches(epoch)]
+        return iter((batches if self.weights is None else _told_apart(batches))[skip:])
+
+
+def _told_apart(batches: list[list[Key]]) -> list[list[Key]]:
+    """A third number for each further time that a sample is drawn, so that it is augmented in another way."""
+    drawn: Counter[Key] = Counter()
+    found: list[list[Key]] = []
+    for batch in batches:
+        found.append([])
+        for key in batch:
+            found[-1].append((*key, drawn[key]) if drawn[key] else key)
+            drawn[key] += 1
+    return found
 
 
 def _buckets(lengths: np.ndarray) -> np.ndarray:
@@ -110,12 +126,12 @@ class Transformed(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, Any]:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> tuple[Any, Any]:
+        epoch, index, *again = key
         sample, target = self.samples[index]
         state = torch.get_rng_state()
         # The CPU generator alone: `torch.manual_seed` would also reach for CUDA in every worker.
-        torch.default_generator.manual_seed(_mixed(self.seed, epoch, index + 1))
+        torch.default_generator.manual_seed(_mixed(self.seed, epoch, index + 1, *again))
         try:
             return self.transform(sample), target
         finally:

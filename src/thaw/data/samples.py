@@ -59,7 +59,8 @@ def sound(
         UserError: with `skip` off, or too many of them; the first three are named.
     """
     told = [
-        (split, splits[split].name(index), reason)
+        # What has no text has no name either.
+        (split, splits[split].name(index).strip(" |") or f"row {index + 1}", reason)
         for split, bad in problems.items()
         for index, reason in sorted(bad.items())
     ]

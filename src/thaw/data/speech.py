@@ -83,11 +83,13 @@ class Speech(DataModule):
         self.time_shift, self.noise, self.spec_augment = time_shift, noise, spec_augment
         super().__init__(**data)
         self.seconds = {split: np.array([duration(p) for p in held.inputs]) for split, held in self.splits.items()}
-        self.truncated = {split: int((seconds > max_seconds).sum()) for split, seconds in self.seconds.items()}
 
     def read(self) -> dict[str, Samples]:
         found = labelled_files(self.root, SUFFIXES, self.path_column, self.label_column)
         return {split: Samples(paths, self._said(labels), load) for split, (paths, labels) in found.items()}
+
+    def _count_truncated(self, most: float) -> None:
+        self.truncated = {split: int((seconds > most).sum()) for split, seconds in self.seconds.items()}
 
     def _said(self, labels: Sequence[Any]) -> list[Any]:
         if not self.transcripts:
@@ -118,6 +120,7 @@ class Speech(DataModule):
 
     def for_waveform(self, sampling_rate: int, extract: Callable[[np.ndarray], tuple[Tensor, int]] | None) -> None:
         self.by_length = True
+        self._count_truncated(min(self.max_seconds, getattr(extract, "seconds", None) or self.max_seconds))
         self.transforms = {
             split: partial(self._waveform, sampling_rate, extract or _as_it_is, split == "train")
             for split in ("train", "eval")
@@ -131,6 +134,7 @@ class Speech(DataModule):
         self, channels: int, size: int, mean: list[float], std: list[float], interpolation: str, crop_pct: float
     ) -> None:
         window = self.window or float(np.quantile(self.seconds["train"], 0.95))
+        self._count_truncated(min(window, self.max_seconds))
         spectrogram = LogMel(MEL_RATE, self.n_mels)
         level = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
         self.transforms = {

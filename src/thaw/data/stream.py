@@ -59,7 +59,12 @@ def begin(
         held = max(1, round(val_share * size))
         tables["val"] = first_rows(rows, held)
         rows = rows.skip(held)
-    return {"train": first_rows(rows, min(POOL, size))} | tables, rows
+    train = first_rows(rows, min(POOL, size))
+    if not len(train):
+        raise UserError(
+            f"data must hold more than the {held} rows that val takes of it. Write a smaller data.train_size."
+        )
+    return {"train": train} | tables, rows
 
 
 class Stream(IterableDataset):
@@ -98,7 +103,7 @@ class Stream(IterableDataset):
         skip, self.skip = self.skip, 0
         if epoch != self._next_epoch:
             self._samples = self.read(epoch * self.epoch_size)
-        self._next_epoch = epoch + 1
+        self._next_epoch = -1  # unless this one is read to its end
         for start in range(0, self.epoch_size, POOL):
             pool = list(islice(self._samples, min(POOL, self.epoch_size - start)))
             lengths = np.array([length for _, _, length in pool])
@@ -108,6 +113,7 @@ class Stream(IterableDataset):
                     skip -= 1
                     continue
                 yield self.collate([pool[index][:2] for index in batch])
+        self._next_epoch = epoch + 1
 
 
 def _batches(samples: int, batch_size: int) -> int:

@@ -1,12 +1,14 @@
 """Tables of samples: CSV, TSV, JSON lines and Parquet files, folders of them, and data sets of the Hub."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 from datasets import Dataset, IterableDataset
 
 from thaw.errors import UserError, did_you_mean
@@ -84,16 +86,18 @@ def chunks(stream: IterableDataset, start: int = 0, size: int = 1000) -> Iterato
     """The rows of a stream from the start-th on, in tables of up to `size` rows; after the last comes the first."""
     while True:
         reached = False
-        for batch in stream.skip(start).iter(batch_size=size):
-            reached = True
-            yield Dataset.from_dict(batch, features=stream.features)
+        with readable("a stream"):
+            for batch in stream.skip(start).iter(batch_size=size):
+                reached = True
+                yield Dataset.from_dict(batch, features=stream.features)
         # A start beyond the last row is in a later round.
         start = 0 if reached or not start else start % sum(1 for _ in stream)
 
 
-def first_rows(stream: IterableDataset, count: int | None = None, start: int = 0) -> Dataset:
+def first_rows(stream: IterableDataset, count: int | None = None) -> Dataset:
     """Some rows of a stream as a table in memory; all of them where `count` is None."""
-    rows = list(stream.skip(start) if count is None else stream.skip(start).take(count))
+    with readable("a stream"):
+        rows = list(stream if count is None else stream.take(count))
     return Dataset.from_list(rows, features=stream.features)
 
 
@@ -136,14 +140,26 @@ def _load(path: Path, streaming: bool) -> Dataset | IterableDataset:
     if path.suffix.lower() == ".tsv":
         options |= {"sep": "\t", "quoting": 3}  # in TSV a quotation mark is a character like any other
     kind, where = FORMATS[path.suffix.lower()], str(path)
-    try:
+    with readable(path):
+        if kind == "csv":  # every cell is the text that stands there: 007 is no 7, and one split reads like another
+            header = pd.read_csv(path, nrows=0, **options).columns
+            options["features"] = datasets.Features({name: datasets.Value("string") for name in header})
         found = datasets.load_dataset(kind, data_files=where, split="train", streaming=streaming, **options)
         if not streaming:
             found.data.validate(full=True)  # the JSON reader takes any bytes for text
         return found
+
+
+@contextmanager
+def readable(what: str | Path) -> Iterator[None]:
+    """Turn whatever reading a table raises into words about it."""
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:  # of pandas, pyarrow and datasets, each with types of its own
         reason = _first_line(error.__cause__ or error)
-        raise UserError(f"data.root: '{path}' must be a table in UTF-8 ({reason}). Mend or remove it.") from None
+        raise UserError(f"data.root: '{what}' must be a table in UTF-8 ({reason}). Mend or remove it.") from None
 
 
 def _first_line(error: BaseException) -> str:

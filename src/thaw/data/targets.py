@@ -94,6 +94,9 @@ class LabelSetTargets(Targets):
     def counts(self, targets: Sequence[Any]) -> list[int]:
         return np.asarray(targets).sum(axis=0).astype(int).tolist()
 
+    def task_arguments(self, train: Sequence[Any]) -> dict[str, Any]:
+        return super().task_arguments(train) | {"samples": len(train)}
+
 
 class NumberTargets(Targets):
     """One number, or several."""
@@ -176,7 +179,7 @@ KINDS: dict[str, type[Targets]] = {
 
 def words(row: Any) -> list[str]:
     """The words or tags of one sample, given as a list or separated by spaces."""
-    return row.split() if isinstance(row, str) else [str(word) for word in row]
+    return [str(word) for word in row] if isinstance(row, Sequence) and not isinstance(row, str) else str(row).split()
 
 
 def _labels(row: Any) -> list[str]:
@@ -184,7 +187,9 @@ def _labels(row: Any) -> list[str]:
         if wrong := [name for name, held in row.items() if str(held).lower() not in YES + NO]:
             raise UserError(f"data.label_column: '{wrong[0]}' must be 0 or 1 in every row; got {row[wrong[0]]!r}.")
         return [name for name, held in row.items() if str(held).lower() in YES]
-    parts = row.split(";") if isinstance(row, str) else row
+    parts = (
+        row if isinstance(row, Sequence) and not isinstance(row, str) else str("" if row is None else row).split(";")
+    )
     return list(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
 

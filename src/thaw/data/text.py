@@ -1,6 +1,7 @@
 """Text: tables of sentences or pairs of sentences, tokenised once, batched by length."""
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,8 @@ class Text(DataModule):
             if streams:
                 found, self._rows = begin(found, self.streaming, self.val_share)
             return found
+        if self.streaming:
+            raise UserError(f"data.streaming=true must read tables; '{self.root}' holds none. Leave it out.")
         files = labelled_files(Path(self.root), (".txt",), "", "")
         return {
             split: Dataset.from_dict(
@@ -112,8 +115,9 @@ class Text(DataModule):
     def _stream(self, start: int) -> Iterator[tuple[Any, Any, int]]:
         for table in chunks(self._rows, start):
             raw = labels(table, self.label_column)
-            texts = map(self._readable, zip(*(table[name] for name in self._columns), strict=True))
-            if any(missing(label) or self._blank(text) for label, text in zip(raw, texts, strict=True)):
+            parts = zip(*(table[name] for name in self._columns), strict=True)
+            lacking = (missing(label) and self.target != "labels" for label in raw)
+            if any(lacks or _blank(texts) for lacks, texts in zip(lacking, parts, strict=True)):
                 raise UserError("data: every sample of a stream must have a text and a label; one of train has not.")
             targets = self.targets.encode(raw, "train")
             tokens = self._encode(table[:], self.block)
@@ -147,25 +151,26 @@ class Text(DataModule):
     def problems(self, samples: Samples) -> dict[int, str]:
         if self.target == "text":  # an empty line between documents is none
             return {}
-        texts = list(self.names(samples))
-        empty = {index: "no text" for index, text in enumerate(texts) if self._blank(text)}
+        texts = list(self._parts(samples))
+        empty = {index: "no text" for index, parts in enumerate(texts) if _blank(parts)}
         if self.target != "tags":
             return empty
-        counts = ((len(text.split()), len(words(raw or []))) for text, raw in zip(texts, samples.targets, strict=True))
+        pairs = zip(texts, samples.targets, strict=True)
+        counts = ((len(words(parts[0] or [])), len(words(raw or []))) for parts, raw in pairs)
         uneven = {i: f"{held} words and {tags} tags" for i, (held, tags) in enumerate(counts) if held != tags}
         return uneven | empty
-
-    def _blank(self, text: str) -> bool:
-        return not all(part.strip() for part in (text.split(BETWEEN) if self.pair_column else [text]))
 
     def keys(self, samples: Samples) -> list[str]:
         return [text_key(text) for text in self.names(samples)]
 
     def names(self, samples: Samples) -> Iterator[str]:
+        return map(self._readable, self._parts(samples))
+
+    def _parts(self, samples: Samples) -> Iterator[tuple[Any, ...]]:
+        """The text of each sample, and the second one of a pair, as they stand in the table."""
         rows = samples.inputs
-        table = self._tables[rows.source].select(rows.numbers)
-        for batch in table.iter(batch_size=1000):
-            yield from (self._readable(parts) for parts in zip(*(batch[name] for name in self._columns), strict=True))
+        for batch in self._tables[rows.source].select(rows.numbers).iter(batch_size=1000):
+            yield from zip(*(batch[name] for name in self._columns), strict=True)
 
     @property
     def _columns(self) -> list[str]:
@@ -214,7 +219,8 @@ class Text(DataModule):
         return self.tokenizer.encode([str(text) for text in texts[0]], pairs, most)
 
     def _tokenised(self, table: Dataset, length: int) -> Dataset:
-        what = (table._fingerprint, self.tokenizer.fingerprint, length, self._columns, self.target)
+        code = inspect.getsource(type(self)) + inspect.getsource(type(self.tokenizer))
+        what = (table._fingerprint, self.tokenizer.fingerprint, length, self._columns, self.target, code)
         return _mapped(table, partial(self._encode, length=length), what)
 
     def _cut_into_blocks(self, length: int) -> None:
@@ -256,6 +262,10 @@ class Text(DataModule):
                 for sample, tags in items
             ]
         return super()._collate(items)
+
+
+def _blank(parts: Sequence[Any]) -> bool:
+    return not all("".join(words(part)) for part in (part or "" for part in parts))
 
 
 def _as_it_is(sample: Any) -> Any:

@@ -37,6 +37,13 @@ class SpeechFeatures:
         """Whether the network wants to be told what is padding."""
         return bool(getattr(self.extractor, "return_attention_mask", False)) and not self.fixed_size
 
+    @property
+    def seconds(self) -> float | None:
+        """What is longer is cut; None without such a limit."""
+        if hasattr(self.extractor, "nb_max_frames"):
+            return self.extractor.nb_max_frames * self.extractor.hop_length / self.extractor.sampling_rate
+        return self.extractor.max_length / 100 if hasattr(self.extractor, "max_length") else None  # frames of 10 ms
+
     def __call__(self, wave: np.ndarray) -> tuple[Tensor, int]:
         wave = np.pad(np.asarray(wave, dtype=np.float32), (0, max(0, self.shortest - len(wave))))
         rate = self.extractor.sampling_rate

@@ -83,6 +83,9 @@ class Tokenizer:
         if not texts:
             return result
         types = "token_type_ids" in columns
+        if pairs is not None and not self._tokenizer.num_special_tokens_to_add(pair=True):
+            # GPT's own way would glue the two texts together, without so much as a space.
+            pairs = ["\n" + pair for pair in pairs]
         call = partial(self._tokenizer, return_attention_mask=False, return_token_type_ids=types, verbose=False, **how)
         encoded = call(texts, pairs)
         result |= {name: encoded[name] for name in columns}

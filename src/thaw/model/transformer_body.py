@@ -54,7 +54,7 @@ class TransformerBody(nn.Module):
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor | Steps:
         arguments, lengths = self._read(inputs)
-        values = self.model(**arguments).last_hidden_state.float()
+        values = self.model(**arguments).last_hidden_state.to(next(self.model.parameters()).dtype)
         if values.ndim == 4:  # a map (batch, width, rows, columns), as convolutional networks return it
             values = values.flatten(2).transpose(1, 2)
         steps = values.shape[1]

@@ -120,7 +120,7 @@ def transformers_network(
 
     if tokenizer:
         assert_fits(tokenizer, model)
-        config.pad_token_id = tokenizer.pad_id
+        model.config.pad_token_id = tokenizer.pad_id
         preprocessing = {"kind": "text", "tokenizer": tokenizer, "max_length": max_length(tokenizer, inner)}
         example: Any = text_example(tokenizer.vocab_size, tokenizer.pad_id)
     elif extract:

@@ -13,9 +13,9 @@ from thaw.errors import UserError
 from thaw.task.metrics import Metrics, build_metrics
 from thaw.task.task import Task
 
-ClassWeights = Literal["none", "balanced"] | list[Annotated[float, Field(ge=0)]]
+ClassWeights = Literal["none", "balanced"] | list[Annotated[float, Field(gt=0)]]
 SINGLE = {"accuracy": {"name": "MulticlassAccuracy", "average": "micro"}, "f1": "MulticlassF1Score"}
-MULTI = {"f1": "MultilabelF1Score", "average_precision": "MultilabelAveragePrecision"}
+MULTI = {"f1": "PresentMultilabelF1", "average_precision": "PresentMultilabelAveragePrecision"}
 
 
 def loss_weights(chosen: ClassWeights, counts: Sequence[int], classes: Sequence[str]) -> Tensor | None:
@@ -65,6 +65,7 @@ class Classification(Task):
         super().__init__(classes, build_metrics(metrics, num_classes=len(classes)), len(classes))
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         self.register_buffer("weights", loss_weights(class_weights, class_counts, classes), persistent=False)
+        self.assert_measurable(torch.zeros(4, len(classes)), torch.arange(4) % len(classes))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if not self.training:
@@ -119,8 +120,9 @@ class Multilabel(Task):
     """Any number of labels at once: binary cross-entropy for each.
 
     Args:
-        class_counts: training samples that carry each label, for `class_weights=balanced`.
-        class_weights: see `loss_weights`; in training only.
+        class_counts, samples: training samples that carry each label, and in all, for `class_weights=balanced`.
+        class_weights: `none`; `balanced`, which lets a label's presence count as much as its absence; or one number for
+            each label; in training only.
         focal_gamma: how much less a label counts that is already right (arXiv:1708.02002); 0 is cross-entropy.
         metrics: see `build_metrics`; they read probabilities (samples, labels).
     """
@@ -131,20 +133,30 @@ class Multilabel(Task):
         self,
         classes: Sequence[str],
         class_counts: Sequence[int] = (),
+        samples: int = 0,
         class_weights: ClassWeights = "none",
         focal_gamma: Annotated[float, Field(ge=0)] = 0.0,
         metrics: Metrics = MULTI,
     ) -> None:
         super().__init__(classes, build_metrics(metrics, num_labels=len(classes)), len(classes))
         self.focal_gamma = focal_gamma
-        self.register_buffer("weights", loss_weights(class_weights, class_counts, classes), persistent=False)
+        balanced = class_weights == "balanced"
+        held = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
+        rarity = ((samples - held) / held).clamp(min=1 / max(samples, 1)) if balanced else None
+        weights = None if balanced else loss_weights(class_weights, class_counts, classes)
+        self.register_buffer(
+            "rarity", rarity, persistent=False
+        )  # weight of a label's presence, that of absence being 1
+        self.register_buffer("weights", weights, persistent=False)
+        self.assert_measurable(torch.zeros(4, len(classes)), torch.arange(4)[:, None].expand(4, len(classes)) % 2.0)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if not self.training:
             return F.binary_cross_entropy_with_logits(outputs, targets)
-        each = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        each = F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=self.rarity, reduction="none")
         if self.focal_gamma:
-            each = (1 - torch.exp(-each)) ** self.focal_gamma * each
+            right = torch.exp(-F.binary_cross_entropy_with_logits(outputs, targets, reduction="none"))
+            each = (1 - right) ** self.focal_gamma * each
         return (each if self.weights is None else each * self.weights).mean()
 
     def measured(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

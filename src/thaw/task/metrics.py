@@ -1,48 +1,22 @@
-"""Metrics by name: any metric of torchmetrics, and those that torchmetrics gets wrong on small data."""
+"""Metrics by name: any metric of torchmetrics, and those of `present.py`."""
 
 import inspect
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any
 
-import torch
 import torchmetrics
 from pydantic import AfterValidator
-from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAUROC
-from torchmetrics.utilities.data import dim_zero_cat
 
 from thaw.errors import UserError, did_you_mean
+from thaw.task import present
+
+PLACES = (torchmetrics, torchmetrics.classification, torchmetrics.regression, torchmetrics.text, present)
 
 
-class PresentAUROC(MulticlassAUROC):
-    """ROC-AUC of one class against the rest, averaged over the classes where it is defined.
-
-    torchmetrics counts a class without samples as 0, which makes a perfect classifier look poor on a small split.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, average="none")
-
-    def compute(self) -> Tensor:
-        counts = torch.bincount(dim_zero_cat(self.target), minlength=self.num_classes)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No (positive|negative) samples")  # those classes are left out below
-            return super().compute()[(counts > 0) & (counts < counts.sum())].mean()
-
-
-class RootMeanSquaredError(torchmetrics.MeanSquaredError):
-    """The root of the mean squared error, in the unit of the targets."""
-
-    def __init__(self, num_outputs: int = 1) -> None:
-        super().__init__(squared=False, num_outputs=num_outputs)
-
-
-OWN = {metric.__name__: metric for metric in (PresentAUROC, RootMeanSquaredError)}
-PLACES = (torchmetrics, torchmetrics.classification, torchmetrics.regression, torchmetrics.text)
-
-
+@cache
 def known_metrics() -> dict[str, type[Metric]]:
     """Class name → class, of every metric that a task may have."""
     found = {
@@ -51,7 +25,7 @@ def known_metrics() -> dict[str, type[Metric]]:
         for name, member in vars(place).items()
         if inspect.isclass(member) and issubclass(member, Metric)
     }
-    return found | OWN
+    return found
 
 
 def _known(metrics: Mapping[str, Any]) -> Mapping[str, Any]:

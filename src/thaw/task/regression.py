@@ -35,9 +35,11 @@ class Regression(Task):
         metrics: Metrics = MEASURES,
     ) -> None:
         super().__init__(classes, build_metrics(metrics, num_outputs=len(classes)), len(classes))
+        numbers = torch.arange(4.0)[:, None].expand(4, len(classes))
         self._loss = LOSSES[loss]
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+        self.assert_measurable(numbers.sin(), numbers)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self._loss(outputs, (targets - self.mean) / self.std)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,9 +30,13 @@ class TokenClassification(Task):
 
     def __init__(self, classes: Sequence[str], metrics: Metrics = TAGS) -> None:
         super().__init__(classes, build_metrics(metrics, num_classes=len(classes)), len(classes))
+        self.assert_measurable(*_example(len(classes), len(classes)))
 
     def loss(self, outputs: Steps, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs[0].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+    def count(self, targets: Tensor) -> Tensor:
+        return (targets != IGNORED).sum()
 
     def measured(self, outputs: Steps, targets: Tensor) -> tuple[Tensor, Tensor]:
         counts = targets != IGNORED
@@ -61,10 +66,14 @@ class LanguageModeling(Task):
     def __init__(self, metrics: Metrics | None = None) -> None:
         chosen = metrics or {"perplexity": {"name": "Perplexity", "ignore_index": IGNORED}}
         super().__init__([], build_metrics(chosen))
+        self.assert_measurable(*_example(8, 8))
 
     def loss(self, outputs: Steps, targets: Tensor) -> Tensor:
         logits, following = self.measured(outputs, targets)
         return F.cross_entropy(logits.flatten(0, 1), following.flatten(), ignore_index=IGNORED)
+
+    def count(self, targets: Tensor) -> Tensor:
+        return (targets[:, 1:] != IGNORED).sum()
 
     def measured(self, outputs: Steps, targets: Tensor) -> tuple[Tensor, Tensor]:
         return outputs[0][:, :-1], targets[:, 1:]
@@ -85,6 +94,7 @@ class SpeechRecognition(Task):
         chosen = metrics or {"cer": "CharErrorRate", "wer": "WordErrorRate"}
         # Decoding every step of the training would make the device wait.
         super().__init__(classes, build_metrics(chosen), len(classes) + 1, train_metrics=False)
+        self.assert_measurable(*_example(len(classes) + 1, len(classes)))
 
     def loss(self, outputs: Steps, targets: Tensor) -> Tensor:
         values, lengths = outputs
@@ -113,3 +123,9 @@ class SpeechRecognition(Task):
     def rows(self, outputs: Steps, targets: Tensor) -> list[dict[str, Any]]:
         pairs = zip(*self.measured(outputs, targets), strict=True)
         return [{"target": truth, "prediction": guess} for guess, truth in pairs]
+
+
+def _example(num_outputs: int, classes: int) -> tuple[Steps, Tensor]:
+    """Four samples of six steps."""
+    values = torch.zeros(4, 6, num_outputs)
+    return (values, torch.full((4,), 6)), torch.arange(24).reshape(4, 6) % classes

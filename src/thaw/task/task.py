@@ -1,16 +1,40 @@
 """What a network is trained for: the loss, what counts as a prediction, and the metrics."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
+from thaw.errors import UserError
 from thaw.task.metrics import collected, keeps_everything
 
 # (batch, num_outputs), or (values (batch, steps, num_outputs), lengths (batch,)) with an output for each step.
 Outputs = Tensor | tuple[Tensor, Tensor]
+
+
+class MeanLoss(Metric):
+    """The mean over all samples or tokens; keeps a NaN, and does not wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("number", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, number: int | Tensor) -> None:
+        """
+        Args:
+            loss: the mean of a batch, a scalar.
+            number: of what it is the mean.
+        """
+        self.total += loss.float() * number
+        self.number += number
+
+    def compute(self) -> Tensor:
+        return self.total / self.number
 
 
 class Task(nn.Module, ABC):
@@ -44,9 +68,7 @@ class Task(nn.Module, ABC):
             "test_": metrics.clone("test/"),
         }
         self.metrics = nn.ModuleDict(clones)
-        # "disable" keeps a NaN and does not wait for the device; it also ignores weights (see `update`).
-        losses = {f"{split}_": MeanMetric(nan_strategy="disable") for split in ("train", "val", "test")}
-        self.losses = nn.ModuleDict(losses)
+        self.losses = nn.ModuleDict({f"{split}_": MeanLoss() for split in ("train", "val", "test")})
 
     @abstractmethod
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
@@ -55,6 +77,31 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def measured(self, outputs: Outputs, targets: Tensor) -> tuple[Any, Any]:
         """(predictions, targets) as the metrics read them."""
+
+    def count(self, targets: Tensor) -> int | Tensor:
+        """What the loss of a batch is the mean of: samples, or the tokens that count."""
+        return len(targets)
+
+    def assert_measurable(self, outputs: Outputs, targets: Tensor) -> None:
+        """Try every metric on an example batch, before anything is trained.
+
+        Raises:
+            UserError: a metric that cannot read what this task predicts.
+        """
+        for name, metric in self.metrics["val_"].items():
+            own, probe = name.partition("/")[2], metric.clone()
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # an example is small
+                    probe.update(*self.measured(outputs, targets))
+                    probe.compute().float()
+            except Exception as error:  # every metric has its own way
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+                kind = type(metric).__name__
+                raise UserError(
+                    f"task.metrics.{own} must read what this task predicts; {kind} does not ({reason}). "
+                    f"Leave it out: ~task.metrics.{own}"
+                ) from None
 
     def rows(self, outputs: Outputs, targets: Tensor) -> list[dict[str, Any]]:
         """A row of `predictions.csv` for each sample; none where predictions are not worth keeping."""
@@ -85,7 +132,7 @@ class Task(nn.Module, ABC):
 
     def update(self, split: str, loss: Tensor, outputs: Outputs, targets: Tensor) -> None:
         """Gather one batch on its own device, without waiting for it."""
-        self.losses[f"{split}_"].update(loss.detach().expand(len(targets)))
+        self.losses[f"{split}_"].update(loss.detach(), self.count(targets))
         if len(self.metrics[f"{split}_"]):
             self.metrics[f"{split}_"].update(*self.measured(detached(outputs), targets))
 
