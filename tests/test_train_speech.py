@@ -131,7 +131,7 @@ def test_images_come_from_a_table(run_train, tmp_path: Path, task: str) -> None:
         ([*SMALL, "task=language_modeling"], "Write e.g. model=gpt2."),
         ([*SMALL, "data.path_column=file"], "data.path_column must be a column of the table; got 'file'."),
         ([*SMALL, "data.label_column=labels"], "Did you mean 'label'?"),
-        ([*SMALL, "data.root=nowhere"], "data.root must be an existing folder or table of sound files"),
+        ([*SMALL, "data.root=nowhere"], "data.root must be an existing folder or table"),
         (
             [*SMALL, "data.transcripts={a:x}", TASK],
             "data.transcripts must have an entry",

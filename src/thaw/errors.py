@@ -32,3 +32,9 @@ def did_you_mean(given: str, known: Iterable[str], shown: int = 8) -> str:
         return f"Did you mean '{close[0]}'?"
     listed = ", ".join(known[:shown]) + (", …" if len(known) > shown else "")
     return f"Choose one of: {listed}."
+
+
+def first_line(error: BaseException, most: int = 160) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:most].rstrip(".:") if lines else type(error).__name__

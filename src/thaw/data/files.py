@@ -5,12 +5,24 @@ import zipfile
 from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from thaw.data.table import FORMATS, SPLITS, columns, is_table, labels, read_table
 from thaw.errors import UserError
 
 # Up to here every file is read once before training; beyond, a broken or doubled one is met in training or not at all.
 CHECKED_FILES = 20_000
+
+
+def _existing(root: str | None) -> str | None:
+    if root is not None and not Path(root).exists():
+        raise ValueError("must be an existing folder or table", f"There is no '{Path(root).absolute()}'.")
+    return root
+
+
+Root = Annotated[str, AfterValidator(_existing)]
 
 
 def labelled_files(

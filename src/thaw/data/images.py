@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from thaw.data.datamodule import DataModule
-from thaw.data.files import CHECKED_FILES, contents, labelled_files
+from thaw.data.files import CHECKED_FILES, Root, contents, labelled_files
 from thaw.data.quality import hash_of
 from thaw.data.samples import Samples
 from thaw.errors import UserError
@@ -92,12 +92,6 @@ class ImageData(DataModule):
         return batch
 
 
-def _existing(root: str) -> str:
-    if not Path(root).exists():
-        raise ValueError("must be an existing folder or table of images", f"There is no '{Path(root).absolute()}'.")
-    return root
-
-
 class ImageFolder(ImageData):
     """Image files in class folders, in zip files of those, or listed in a table of paths and labels.
 
@@ -113,7 +107,7 @@ class ImageFolder(ImageData):
 
     def __init__(
         self,
-        root: Annotated[str, AfterValidator(_existing)],
+        root: Root,
         path_column: str = "path",
         label_column: str | list[str] = "label",
         **images: Any,

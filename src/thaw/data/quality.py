@@ -78,10 +78,9 @@ class Quality:
         return asdict(self) | {"rare_classes": self.rare_classes, "lone_labels": self.lone_labels}
 
 
-def text_key(text: str, pair: str | None = None) -> str:
-    """What makes two texts the same: all but case and the white space around. A second text counts as well."""
-    key = text.lower().strip()
-    return key if pair is None else f"{key}\t{text_key(pair)}"
+def text_key(text: str) -> str:
+    """What makes two texts the same: all but case and the white space around."""
+    return text.lower().strip()
 
 
 def hash_of(contents: bytes) -> bytes:

@@ -69,7 +69,11 @@ def sound(
         shown = ", ".join(listed) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
         raise UserError(
             f"data: every sample must be readable and labelled; {len(told)} cannot be used: {shown}.\n"
-            "Mend or remove them; or write data.on_bad_sample=skip, which leaves out at most 1 % of a split."
+            + (
+                "More than 1 % of a split is never left out. Mend or remove them."
+                if skip
+                else "Mend or remove them; or write data.on_bad_sample=skip, which leaves out at most 1 % of a split."
+            )
         )
     kept = {
         split: samples.take(np.setdiff1d(np.arange(len(samples)), list(problems[split]))) if told else samples

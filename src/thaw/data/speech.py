@@ -10,13 +10,13 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from thaw.data.datamodule import DataModule
-from thaw.data.files import CHECKED_FILES, contents, labelled_files
+from thaw.data.files import CHECKED_FILES, Root, contents, labelled_files
 from thaw.data.quality import hash_of
 from thaw.data.samples import Samples
 from thaw.errors import UserError
@@ -25,14 +25,6 @@ from thaw.mel import LogMel, spec_augment
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 MEL_RATE = 16_000  # samples a second of what becomes an image
 SHORTEST = 0.02  # seconds, one window of any front end
-
-
-def _existing(root: str) -> str:
-    if not Path(root).exists():
-        raise ValueError(
-            "must be an existing folder or table of sound files", f"There is no '{Path(root).absolute()}'."
-        )
-    return root
 
 
 class Speech(DataModule):
@@ -62,7 +54,7 @@ class Speech(DataModule):
 
     def __init__(
         self,
-        root: Annotated[str, AfterValidator(_existing)],
+        root: Root,
         path_column: str = "path",
         label_column: str | list[str] = "label",
         transcripts: dict[str | int, str] | None = None,

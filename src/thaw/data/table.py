@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, IterableDataset
 
-from thaw.errors import UserError, did_you_mean
+from thaw.errors import UserError, did_you_mean, first_line
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
@@ -76,7 +76,7 @@ def read_hub(name: str, streaming: bool = False) -> dict[str, Dataset | Iterable
         found = datasets.load_dataset(repository, configuration or None, streaming=streaming)
     except Exception as error:  # the Hub's client raises many unrelated types
         raise UserError(
-            f"data.hub must be had from the local cache or the Hub; '{name}' was not ({_first_line(error)}).\n"
+            f"data.hub must be had from the local cache or the Hub; '{name}' was not ({first_line(error)}).\n"
             "Connect to the network, or download its files and write data=text_csv data.root=…"
         ) from None
     return {split: found[name] for split, names in SPLITS.items() for name in names if name in found}
@@ -158,9 +158,5 @@ def readable(what: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of pandas, pyarrow and datasets, each with types of its own
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         raise UserError(f"data.root: '{what}' must be a table in UTF-8 ({reason}). Mend or remove it.") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from datasets import Dataset
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from thaw.data.datamodule import DataModule, ResumableLoader
-from thaw.data.files import labelled_files
+from thaw.data.files import Root, labelled_files
 from thaw.data.quality import text_key
 from thaw.data.samples import Samples, missing
 from thaw.data.stream import Stream, begin, epoch_size
@@ -26,12 +26,6 @@ from thaw.errors import UserError
 
 MOST_TOKENS = 512  # a sample, where the network itself would take more
 BETWEEN = " | "  # the two texts of a pair, for people
-
-
-def _existing(root: str | None) -> str | None:
-    if root is not None and not Path(root).exists():
-        raise ValueError("must be an existing file or folder", f"There is no '{Path(root).absolute()}'.")
-    return root
 
 
 class Text(DataModule):
@@ -60,7 +54,7 @@ class Text(DataModule):
 
     def __init__(
         self,
-        root: Annotated[str | None, AfterValidator(_existing)] = None,
+        root: Root | None = None,
         hub: str | None = None,
         text_column: str = "text",
         pair_column: str | None = None,

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thaw.errors import UserError
-from thaw.model.hub import first_line
+from thaw.errors import UserError, first_line
 from thaw.model.network import Steps
 
 LONG, SHORT = 8, 5  # tokens of the two example texts

@@ -8,7 +8,7 @@ from huggingface_hub import hf_hub_url
 from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 
-from thaw.errors import UserError
+from thaw.errors import UserError, first_line
 
 HUB_TIMEOUT = 8  # seconds
 
@@ -48,9 +48,3 @@ def from_cache_or_hub(
             f"model.weights=pretrained must be had from the local cache or the Hub; '{name}' was not "
             f"({first_line(error)}).\nThree ways out: connect to the network; {ways}."
         ) from None
-
-
-def first_line(error: Exception, most: int = 160) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:most].rstrip(".:") if lines else type(error).__name__

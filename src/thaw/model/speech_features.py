@@ -9,8 +9,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from thaw.errors import UserError
-from thaw.model.hub import first_line, from_cache_or_hub
+from thaw.errors import UserError, first_line
+from thaw.model.hub import from_cache_or_hub
 
 WINDOW = 400  # samples of the 25 ms window of log-mel features: nothing shorter can be framed
 

@@ -13,8 +13,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from thaw.errors import UserError
-from thaw.model.hub import first_line, from_cache_or_hub
+from thaw.errors import UserError, first_line
+from thaw.model.hub import from_cache_or_hub
 
 UNLIMITED = 1e6  # the library says 1e30 where a tokenizer knows no limit
 

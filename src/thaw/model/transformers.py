@@ -17,9 +17,9 @@ from pydantic import AfterValidator, Field
 from safetensors import SafetensorError
 from torch import nn
 
-from thaw.errors import UserError, did_you_mean
+from thaw.errors import UserError, did_you_mean, first_line
 from thaw.model.example import assert_blind_to_padding, assert_predicts, not_causal, run, text_example
-from thaw.model.hub import first_line, from_cache_or_hub
+from thaw.model.hub import from_cache_or_hub
 from thaw.model.layer_groups import layer_groups
 from thaw.model.network import Head, Network, Steps
 from thaw.model.speech_features import speech_features
