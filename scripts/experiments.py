@@ -35,10 +35,10 @@ def folder(name: str, seed: int) -> Path:
     return ROOT / "runs" / "experiments" / f"{name}-{seed}"
 
 
-def start(name: str, seed: int) -> subprocess.Popen:
-    needs = EXPERIMENTS[name][0].format(weights=Path(os.environ.get("THAW_WEIGHTS", "weights")).absolute())
+def start(name: str, seed: int, place: Path, needs: str, *overrides: str) -> subprocess.Popen:
+    needs = needs.format(weights=Path(os.environ.get("THAW_WEIGHTS", "weights")).absolute())
     command = [sys.executable, "train.py", f"experiment={name}", f"seed={seed}", "logger=none", "data.num_workers=0"]
-    command += [f"run.dir={folder(name, seed)}", "resume=auto", *needs.split()]
+    command += [f"run.dir={place}", "resume=auto", *needs.split(), *overrides]
     if needs.startswith("model.name") and torch.cpu._is_avx512_bf16_supported():
         command.append("trainer.precision=bf16-mixed")  # half the time
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -54,15 +54,21 @@ def row(name: str) -> str:
     return f"| {name} | {metric} | {figures} | {beside} |"
 
 
+def run_all(jobs: list[tuple]) -> None:
+    """Start the jobs, the arguments of `start`, as many at a time as there are cores."""
+    running: list[tuple[Path, subprocess.Popen]] = []
+    while jobs or running:
+        while jobs and len(running) < (os.cpu_count() or 1):
+            running.append((jobs[0][2], start(*jobs.pop(0))))
+            print(f"{running[-1][0].name}: started; {len(jobs)} waiting", flush=True)
+        place, process = running.pop(0)
+        if process.wait():
+            sys.exit(f"error: a run failed; look into {place}/error.log, then run again")
+
+
 def main() -> None:
     names = sys.argv[1:] or list(EXPERIMENTS)
-    waiting, running = [(name, seed) for name in names for seed in SEEDS], []
-    while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
-            running.append(start(*waiting[0]))
-            print(f"{waiting[0][0]}, seed {waiting.pop(0)[1]}: started; {len(waiting)} waiting", flush=True)
-        if running.pop(0).wait():
-            sys.exit("error: a run failed; look into runs/experiments/*/error.log, then run again")
+    run_all([(name, seed, folder(name, seed), EXPERIMENTS[name][0]) for name in names for seed in SEEDS])
     print("| experiment | metric | validation | test | minutes | beside |\n|---|---|---|---|---|---|")
     print(*(row(name) for name in names), sep="\n")
 

@@ -435,3 +435,11 @@ def test_what_a_spawned_worker_gets_leaves_the_trainer_behind() -> None:
     loader = data._loader("train")
     for part in (loader.collate_fn, loader.dataset):
         pickle.loads(pickle.dumps(part))
+
+
+def test_every_process_needs_a_sample_of_every_split() -> None:
+    data = Digits(train_size=40, num_workers=0)
+    data.share(1, 2)
+    assert (data.rank, data.ranks) == (1, 2)
+    with pytest.raises(UserError, match=r"each of 200 processes; train has 40 and val has \d+\. Write"):
+        data.share(0, 200)

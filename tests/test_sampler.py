@@ -265,3 +265,53 @@ def test_a_sample_that_is_drawn_again_is_augmented_in_another_way() -> None:
     drawn = [data[key][0] for key in keys if key[1] == 0]
     assert len(drawn) > 5
     assert len(set(drawn)) == len(drawn)
+
+
+# Several processes
+
+LENGTHS = np.random.default_rng(0).integers(3, 60, 83)
+KINDS = {
+    "plain": {},
+    "by length": {"lengths": LENGTHS},
+    "by tokens": {"lengths": LENGTHS, "max_tokens": 200},
+    "balanced": {"weights": np.linspace(0.1, 1, 83)},
+    "balanced by length": {"weights": np.linspace(0.1, 1, 83), "lengths": LENGTHS},
+}
+
+
+def of_rank(rank: int, ranks: int, size: int = 83, batch: int = 8, shuffle: bool = True, **options) -> EpochBatches:
+    return EpochBatches(size, batch, 0, shuffle, lambda: 0, rank=rank, ranks=ranks, drop_single=shuffle, **options)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ranks_share_the_batches_of_one_process(kind: str, ranks: int) -> None:
+    options = dict(KINDS[kind])
+    alone = of_rank(
+        0, 1, batch=8 * ranks, **options | {"max_tokens": 200 * ranks} if "max_tokens" in options else options
+    )
+    for epoch in range(3):
+        parts = [of_rank(rank, ranks, **options).batches(epoch) for rank in range(ranks)]
+        whole = alone.batches(epoch)
+        assert len({len(part) for part in parts}) == 1
+        assert len(parts[0]) == len(whole) == len(of_rank(0, ranks, **options))
+        for number, batch in enumerate(whole):
+            cut = [part[number] for part in parts]
+            assert len({len(samples) for samples in cut}) == 1  # equal parts weigh the same in the mean of gradients
+            together = sorted(index for samples in cut for index in samples)
+            extra = len(together) - len(batch)
+            assert 0 <= extra < ranks
+            assert set(together) == set(batch)
+            if not extra:
+                assert together == sorted(batch)
+            if "max_tokens" in options:
+                # what fills up a part may be one sample beyond the budget
+                assert all((len(samples) - 1) * LENGTHS[samples].max() <= 200 for samples in cut)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("kind", ["plain", "by length", "by tokens"])
+def test_the_ranks_evaluate_each_sample_once(kind: str, ranks: int) -> None:
+    parts = [of_rank(rank, ranks, shuffle=False, **KINDS[kind]).batches(0) for rank in range(ranks)]
+    assert sorted(index for part in parts for batch in part for index in batch) == list(range(83))
+    assert all(batch for part in parts for batch in part)

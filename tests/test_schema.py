@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from thaw.config import CONF
 from thaw.data.digits import Digits
 from thaw.data.images import ImageFolder
-from thaw.freezing import Gradual, NoFreezing
+from thaw.freezing.by_group import Gradual, NoFreezing
 from thaw.scheduler import cosine, plateau
 from thaw.schema import check_value, signature
 
@@ -77,7 +77,7 @@ def positional(first: int, /, second: int, *rest: int, third: int = 3, **options
         (positional, ["second", "third"]),
         (cosine, ["warmup", "end"]),
         (NoFreezing, ["batch_norm", "rewarm"]),
-        (Gradual, ["every", "over", "batch_norm", "rewarm"]),
+        (Gradual, ["on", "every", "over", "patience", "roll_back", "batch_norm", "rewarm"]),
         (plateau, ["warmup", "factor", "patience"]),
     ],
 )
@@ -189,6 +189,14 @@ def test_problem_names_the_key_the_rule_and_the_value(value, annotation, rule):
     (problem,) = check_value("some.key", value, annotation)
     assert problem.startswith(f"some.key {rule}")
     assert f"; got {value!r}." in problem
+
+
+def test_each_wrong_entry_of_a_mapping_is_named_alone():
+    problems = check_value("some.key", {"a": "pear", "b": "carrot", "c": 3}, dict[str, Fruit] | None)
+    assert problems == [
+        "some.key.b must be a fruit; got 'carrot'. Did you mean 'apple'?",
+        "some.key.c must be text; got 3.",
+    ]
 
 
 @pytest.mark.parametrize("value", ["yes", "0", "maybe", None])

@@ -1,6 +1,7 @@
 """Sound as a network gets it: waves at its own rate, log-mel images, augmentation, and files that cannot be used."""
 
 import csv
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from thaw.data.sampler import Transformed
-from thaw.data.speech import Speech, duration, load, resampled
+from thaw.data.sound_files import duration, fault, load, resampled
+from thaw.data.speech import Speech
 from thaw.errors import UserError
 
 RATE = 8000
@@ -159,6 +161,53 @@ def test_files_that_cannot_be_used_are_named_before_training(tmp_path: Path, spo
     assert f"1 cannot be used: train '{tmp_path}/clips/low/3.wav' ({reason})" in said
     assert "data.on_bad_sample=skip" in said
     assert "1 cannot be used" in refusal(tmp_path, on_bad_sample="skip")  # of twelve: more than one in a hundred
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.98])
+def test_a_file_that_lacks_its_end_is_named_before_training(tmp_path: Path, share: float, packed: bool) -> None:
+    """The header of FLAC still promises all of it."""
+    tree(tmp_path / "train")
+    path = save(tmp_path / "train" / "low" / "cut.flac", tone(300, 2.0))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert duration(str(path)) == 2.0
+    name = str(path)
+    if packed:
+        archive = shutil.make_archive(str(tmp_path / "train"), "zip", tmp_path, "train")
+        shutil.rmtree(tmp_path / "train")
+        name = f"{archive}::train/low/cut.flac"
+    assert f"1 cannot be used: train '{name}' (cut short or damaged)" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "ogg", "mp3"])
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.98])
+def test_a_file_of_a_format_that_may_end_early_is_named_or_can_be_read(
+    tmp_path: Path, suffix: str, share: float
+) -> None:
+    path = save(tree(tmp_path) / "low" / f"cut.{suffix}", tone(300, 2.0))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    reason = fault(str(path), to_the_end=True)
+    if reason:
+        assert f"1 cannot be used: train '{path}' ({reason})" in refusal(tmp_path)
+    else:
+        assert 0 < len(load(str(path))[0]) < 2.0 * RATE
+
+
+def test_files_cut_short_are_left_out_where_that_was_asked_for(tmp_path: Path) -> None:
+    tree(tmp_path, count=50, seconds=0.03)
+    path = save(tmp_path / "low" / "cut.flac", tone(300, 0.5))
+    path.write_bytes(path.read_bytes()[:-500])
+    data = speech(tmp_path, on_bad_sample="skip")
+    assert data.quality().skipped == {"cut short or damaged": 1}
+
+
+def test_the_end_of_every_file_is_looked_at_up_to_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tree(tmp_path) / "low" / "cut.flac", tone(300, 0.5))
+    path.write_bytes(path.read_bytes()[:-500])
+    monkeypatch.setattr("thaw.data.speech.CHECKED_FILES", 12)
+    assert sum(speech(tmp_path).sizes.values()) == 13
+    monkeypatch.setattr("thaw.data.speech.CHECKED_FILES", 13)
+    assert "cut short or damaged" in refusal(tmp_path)
 
 
 def test_one_bad_file_in_a_hundred_is_left_out_and_counted(tmp_path: Path) -> None:

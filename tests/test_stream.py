@@ -115,10 +115,8 @@ def test_a_sample_without_a_label_is_told_when_it_is_met(tmp_path: Path) -> None
 
 
 def test_a_run_over_a_stream_stopped_and_resumed_is_the_same_run(
-    run_train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_train, tmp_path: Path, stopped_after_epoch
 ) -> None:
-    from thaw.record import Recorder
-
     rows = sentences(80)
     command = (
         "data=text_csv", write_splits(tmp_path / "data", rows), "data.streaming=true", "data.train_size=40",
@@ -127,19 +125,23 @@ def test_a_run_over_a_stream_stopped_and_resumed_is_the_same_run(
     outcome = run_train(*command, "run.dir=runs/straight")
     finished(outcome, [row["text"] for row in rows[-12:]])
     assert outcome.record["data"]["sizes"] == {"train": 40, "val": 4, "test": 12}
-    record_epoch = Recorder.on_train_epoch_end
-
-    def stop(self, trainer, module) -> None:
-        record_epoch(self, trainer, module)
-        if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Recorder, "on_train_epoch_end", stop)
-    assert run_train(*command, "run.dir=runs/stopped", "resume=auto").code == 130
-    monkeypatch.setattr(Recorder, "on_train_epoch_end", record_epoch)
+    with stopped_after_epoch(1):
+        assert run_train(*command, "run.dir=runs/stopped", "resume=auto").code == 130
     assert run_train(*command, "run.dir=runs/stopped", "resume=auto").code == 0
     first, second = (
         load_checkpoint(tmp_path / "runs" / name / "checkpoints" / "last.ckpt")["state_dict"]
         for name in ("straight", "stopped")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("text,label\n" + "a,b\n" * 3, "must hold more than the"), ("text,label\nü,b\nc,d\n", "must be a table in UTF-8")],
+)
+def test_a_stream_that_cannot_be_read_is_named(run_train, tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content.encode("latin-1"))
+    outcome = run_train("data=text_csv", "data.root=a.csv", "data.streaming=true", "data.train_size=60", *BERT, *QUICK)
+    assert outcome.code == 2, outcome.errors
+    assert said in outcome.errors
+    assert "Traceback" not in outcome.errors

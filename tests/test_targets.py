@@ -1,10 +1,14 @@
 """Raw labels turned into numbers: one class, several labels, numbers, tags, transcripts, or the text itself."""
 
+import inspect
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
 
+from thaw.data.datamodule import DataModule
 from thaw.data.samples import Samples, unlabelled
 from thaw.data.targets import (
     IGNORED,
@@ -53,21 +57,32 @@ def test_fewer_than_two_classes_are_refused(raw):
 
 
 @pytest.mark.parametrize(
-    ("kind", "train", "other", "what"),
+    ("kind", "train", "other", "what", "advice"),
     [
-        ("class", ["ant", "bee"], ["ant", "wasp"], "classes"),
-        ("labels", ["ant;bee", "bee"], ["bee;wasp"], "labels"),
-        ("tags", ["ant bee"], [["wasp", "bee"]], "tags"),
-        ("transcript", ["an tb"], ["want"], "letters"),
+        ("class", ["ant", "bee"], ["ant", "wasp"], "classes", "Mend the names, or move"),
+        ("labels", ["ant;bee", "bee"], ["bee;wasp"], "labels", "Mend the names, or move"),
+        ("tags", ["ant bee"], [["wasp", "bee"]], "tags", "Mend the names, or move"),
+        ("transcript", ["an tb"], ["want"], "letters", "Write these transcripts in letters of train, or move"),
     ],
 )
-def test_what_train_lacks_is_refused_by_split_and_name(kind, train, other, what):
+def test_what_train_lacks_is_refused_by_split_and_name_with_advice(kind, train, other, what, advice):
     targets = KINDS[kind](train)
     with pytest.raises(UserError) as caught:
         targets.encode(other, "test")
     unknown = "w" if kind == "transcript" else "wasp"
     assert f"test has {what} that train lacks: ['{unknown}']" in str(caught.value)
     assert "Train has " in str(caught.value)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [["ant"], ["ant", "bee"], [], {"ant": 1, "bee": 0}])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_several_labels_are_no_name_of_a_class(wrong, split):
+    good = ["ant", "bee"]
+    with pytest.raises(UserError) as caught:
+        ClassTargets([*good, wrong] if split == "train" else good).encode([wrong], split)
+    assert f"must hold one class for each sample; got {wrong}." in str(caught.value)
+    assert "task=multilabel" in str(caught.value)
 
 
 def test_a_long_list_of_classes_is_cut_in_messages():
@@ -193,6 +208,12 @@ def test_transcripts_are_letters_in_lower_case_with_single_blanks():
     assert targets.counts(encoded) == []
 
 
+@pytest.mark.parametrize("wrong", [["hello", "world"], {"first": "hello", "second": "world"}])
+def test_a_transcript_is_one_text(wrong):
+    with pytest.raises(UserError, match=r"must hold a transcript for each sample; got .* Write it as one text"):
+        TranscriptTargets(["hello", wrong])
+
+
 # The text itself
 
 
@@ -217,6 +238,5 @@ def test_samples_without_a_label_are_found(raw, missing):
     assert unlabelled(samples(raw)) == dict.fromkeys(missing, "no label")
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_kind_is_told_by_its_name(kind):
-    assert KINDS[kind].kind == kind
+def test_a_data_module_may_be_asked_for_every_kind_and_no_other():
+    assert set(get_args(inspect.signature(DataModule).parameters["target"].annotation)) == set(KINDS)

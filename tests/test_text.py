@@ -261,6 +261,13 @@ def test_as_many_tags_as_words_are_asked_for(tmp_path: Path) -> None:
     assert "train 'three' (1 words and 2 tags)" in refusal(write(tmp_path / "a.csv", rows), target="tags")
 
 
+def test_a_list_of_labels_is_no_class(tmp_path: Path) -> None:
+    Dataset.from_list([{"text": f"t{n}", "label": ["ab"[n % 2]]} for n in range(20)]).to_json(tmp_path / "a.jsonl")
+    said = refusal(tmp_path / "a.jsonl")
+    assert "data.label_column must hold one class for each sample; got ['a']. Write task=multilabel" in said
+    assert load(tmp_path / "a.jsonl", target="labels").classes == ["a", "b"]
+
+
 # Language modelling
 
 

@@ -174,27 +174,17 @@ def test_the_embedded_text_is_classified(run_train) -> None:
 
 @pytest.mark.parametrize("freezing", ["none", "gradual"])
 def test_a_run_over_text_stopped_and_resumed_is_the_same_run(
-    run_train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freezing: str
+    run_train, tmp_path: Path, stopped_after_epoch, freezing: str
 ) -> None:
     """Bit for bit, with dropout, batches by length and by tokens, and with the tokens found in the cache."""
-    from thaw.record import Recorder
-
     root = write(tmp_path / "data", sentences(80))
     command = (
         "data=text_csv", root, *BERT, *QUICK, "trainer.max_epochs=3", "data.max_tokens=96", f"freezing={freezing}",
         "model.dropout=0.3",
     )  # fmt: skip
     straight = run_train(*command, "run.dir=runs/straight").folders[-1]
-    record_epoch = Recorder.on_train_epoch_end
-
-    def stop(self, trainer, module) -> None:
-        record_epoch(self, trainer, module)
-        if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Recorder, "on_train_epoch_end", stop)
-    assert run_train(*command, "run.dir=runs/stopped", "resume=auto").code == 130
-    monkeypatch.setattr(Recorder, "on_train_epoch_end", record_epoch)
+    with stopped_after_epoch(1):
+        assert run_train(*command, "run.dir=runs/stopped", "resume=auto").code == 130
     outcome = run_train(*command, "run.dir=runs/stopped", "resume=auto")
     assert outcome.code == 0, outcome.errors
     resumed = outcome.folders[-1]
@@ -269,6 +259,7 @@ def test_a_run_does_not_go_on_with_other_samples(run_train, tmp_path: Path) -> N
         (["task=token_classification", "model=resnet", "data=digits"], "model must give what the task asks for"),
         (["+task.metrics.far=MeanAbsoluteError"], "task.metrics.far must read what this task predicts"),
         (["task.class_weights=[0,1]"], "task.class_weights"),
+        (["model=hf_vit", "model.weights=none", "data=digits", "data.image_size=64"], "data.image_size must be null"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(run_train, tmp_path: Path, overrides: list[str], said: str) -> None:

@@ -1,10 +1,10 @@
 """The signature is the schema: a target's arguments, their types and ranges, and words for what breaks them."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from thaw.errors import did_you_mean
 
@@ -99,22 +99,38 @@ def signature(target: Any) -> dict[str, inspect.Parameter]:
 
 
 def check_value(path: str, value: Any, annotation: Any, default: Any = None) -> list[str]:
-    """The problem with a plain value for an annotated argument, in words, or no problem."""
+    """The problem with a plain value for an annotated argument, in words; of a mapping, one for each wrong entry."""
     if annotation is inspect.Parameter.empty:
         return []
     try:
-        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticSchemaGenerationError:
+        TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
+    except PydanticUserError:  # no type that pydantic knows, or a name that only a type checker sees
         return []
-    try:
-        adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        found = dict.fromkeys(_rule(entry, value) for entry in error.errors())
-        advice = next((advice for _, advice in found if advice), "")
-        if not advice and isinstance(default, (int, float, str)) and not isinstance(default, bool):
-            advice = f"Write e.g. {path}={default}."
-        return [f"{path} {' or '.join(rule for rule, _ in found)}; got {value!r}. {advice}".strip()]
+        places: dict[str, Any] = {}
+        rules: dict[str, list[tuple[str, str]]] = {}
+        for entry in error.errors():
+            place, given = _within(path, value, entry["loc"])
+            places[place] = given
+            rules.setdefault(place, []).append(_rule(entry, given))
+        return [_problem(place, given, rules[place], default) for place, given in places.items()]
     return []
+
+
+def _within(path: str, value: Any, keys: Sequence[Any]) -> tuple[str, Any]:
+    """The entry of nested mappings that is meant, by its full key; the value itself where it is no mapping."""
+    for key in keys:
+        if not isinstance(value, Mapping) or key not in value:
+            break
+        path, value = f"{path}.{key}", value[key]
+    return path, value
+
+
+def _problem(path: str, value: Any, rules: Sequence[tuple[str, str]], default: Any) -> str:
+    advice = next((advice for _, advice in rules if advice), "")
+    if not advice and isinstance(default, (int, float, str)) and not isinstance(default, bool):
+        advice = f"Write e.g. {path}={default}."
+    return f"{path} {' or '.join(dict.fromkeys(rule for rule, _ in rules))}; got {value!r}. {advice}".strip()
 
 
 def _rule(error: Mapping[str, Any], value: Any) -> tuple[str, str]:

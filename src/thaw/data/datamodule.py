@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from thaw.data.quality import Quality, duplicates, summary
-from thaw.data.sampler import EpochBatches, Transformed
+from thaw.data.sampler import EpochBatches, ResumableLoader, Transformed
 from thaw.data.samples import Samples, sound, unlabelled
 from thaw.data.splits import carve
 from thaw.data.targets import KINDS, Targets
@@ -29,19 +29,6 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 # Targets that only one kind of input has.
 ONLY = {"tags": "text", "text": "text", "transcript": "waveform"}
 FITTING_MODELS = {"image": "model=mobilenet", "text": "model=bert", "waveform": "model=wav2vec2"}
-
-
-class ResumableLoader(DataLoader):
-    """Goes on after the batches that a run resumed within an epoch has trained on."""
-
-    done: Callable[[], int] = staticmethod(lambda: 0)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"batches": self.done()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        order = self.batch_sampler or self.dataset  # a stream makes its batches itself
-        order.skip = state["batches"] % len(self)
 
 
 class DataModule(L.LightningDataModule, ABC):
@@ -82,6 +69,7 @@ class DataModule(L.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.seed, self.sampler, self.skips = seed, sampler, on_bad_sample == "skip"
+        self.rank, self.ranks = 0, 1  # of several processes, which of them this is
         self.num_workers = min(os.cpu_count() or 1, 4) if num_workers is None else num_workers
         raw = self.read()
         if "train" not in raw:
@@ -106,6 +94,19 @@ class DataModule(L.LightningDataModule, ABC):
         self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
         self.transforms: dict[str, Callable[[Any], Any]] = {}
         self.truncated: dict[str, int] = {}  # samples of each split that are cut to what the network reads
+
+    def share(self, rank: int, ranks: int) -> None:
+        """Take from now on this process's part of every split.
+
+        Raises:
+            UserError: a split has fewer samples than there are processes.
+        """
+        if few := [f"{split} has {size}" for split, size in self.sizes.items() if size < ranks]:
+            raise UserError(
+                f"data: every split must hold a sample for each of {ranks} processes; {' and '.join(few)}. "
+                f"Write trainer.devices={min(self.sizes.values())} or less."
+            )
+        self.rank, self.ranks = rank, ranks
 
     @abstractmethod
     def read(self) -> dict[str, Samples]:
@@ -221,6 +222,8 @@ class DataModule(L.LightningDataModule, ABC):
             max_tokens=self.max_tokens,
             weights=self._weights(samples) if train and self.sampler == "balanced" else None,
             drop_single=train and not self.by_length,  # else it would be the longest, every time
+            rank=self.rank,
+            ranks=self.ranks,
         )
 
     def _weights(self, samples: Samples) -> np.ndarray:

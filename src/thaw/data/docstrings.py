@@ -99,8 +99,8 @@ def sentences(packages: Sequence[str] = PACKAGES, per_package: int = 600) -> lis
     roots = {package: root for package in packages if (root := _root(package))}
     if len(roots) < 2:
         raise UserError(
-            f"packages must name at least two installed packages; of {', '.join(packages) or 'none'} there are "
-            f"{len(roots)}. Write others, or install them: pip install {' '.join(p for p in PACKAGES[:2])}."
+            f"data.packages must name at least two installed packages; of {', '.join(packages) or 'none'} there are "
+            f"{len(roots)}. Write others, or install them: pip install {' '.join(PACKAGES[:2])}."
         )
     collecting = gc.isenabled()
     gc.disable()  # syntax trees have no cycles, and looking for some takes as long as all the rest

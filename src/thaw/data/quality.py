@@ -1,4 +1,4 @@
-"""What is wrong with a data set, told before training: leaks, duplicates, rare classes, lengths."""
+"""What is wrong with a data set, counted before training: leaks, duplicates, rare classes, lengths."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 Key = str | bytes
 PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
 RARE = 10  # training samples below which a class is named
-CUT = 60  # characters of a sample that are shown
 
 
 @dataclass(frozen=True)
@@ -128,68 +125,3 @@ def _first_index(keys: Sequence[Key]) -> dict[Key, int]:
     for index, key in enumerate(keys):
         index_of.setdefault(key, index)
     return index_of
-
-
-def screen(quality: Quality) -> list[Table | str]:
-    """One table with a row for each split, then a line for each thing found; printed by rich, one after another."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("data")
-    table.add_column("samples", justify="right")
-    optional = {
-        "classes": {split: _classes(counts) for split, counts in quality.class_counts.items()},
-        "targets, min – median – max": {split: _range(numbers) for split, numbers in quality.numbers.items()},
-        f"{quality.unit or 'length'}, min – median – 95 % – max": {
-            split: _range(lengths, "p95") for split, lengths in quality.lengths.items()
-        },
-    }
-    columns = {header: cells for header, cells in optional.items() if any(cells.values())}
-    for header in columns:
-        table.add_column(header, justify="right")
-    for split, size in quality.sizes.items():
-        table.add_row(split, f"{size:,}", *(cells.get(split, "") for cells in columns.values()))
-    return [table, *findings(quality)]
-
-
-def findings(quality: Quality, shown: int = 5) -> list[str]:
-    """One line of rich markup for each thing found; none where nothing was."""
-    lines = []
-    for leak in quality.leaks:
-        lines.append(f"[yellow]{leak.samples:,} of {leak.later} also in {leak.earlier}[/]" + _examples(leak))
-    if doubled := [f"{count:,} in {split}" for split, count in quality.duplicates.items() if count]:
-        lines.append(f"duplicates: {', '.join(doubled)}")
-    if skipped := [f"{count:,} {_cut(reason)}" for reason, count in quality.skipped.items() if count]:
-        lines.append(f"skipped: {', '.join(skipped)}")
-    if truncated := [f"{count:,} of {split}" for split, count in quality.truncated.items() if count]:
-        lines.append(f"truncated: {', '.join(truncated)}")
-    if rare := quality.rare_classes:
-        named = [f"{_cut(name)} {count}" for name, count in list(rare.items())[:shown]]
-        lines.append(f"under {RARE} training samples: {_some(named, len(rare))}")
-    if lone := quality.lone_labels:
-        named = [f"{_cut(name)} ({split})" for name, split in list(lone.items())[:shown]]
-        lines.append(f"in one split only: {_some(named, len(lone))}")
-    return lines
-
-
-def _examples(leak: Leak) -> str:
-    if leak.texts:
-        return ": " + "; ".join(f"“{_cut(text)}”" for text in leak.texts)
-    return ": " + "; ".join(f"{leak.later} {b} = {leak.earlier} {a}" for a, b in leak.examples)
-
-
-def _some(named: list[str], count: int) -> str:
-    return ", ".join(named) + (f" and {count - len(named):,} more" if count > len(named) else "")
-
-
-def _cut(text: str) -> str:
-    plain = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-    return escape(plain if len(plain) <= CUT else plain[: CUT - 1] + "…")
-
-
-def _classes(counts: Mapping[str, int]) -> str:
-    held = [count for count in counts.values() if count]
-    return f"{len(held)} ({min(held):,} – {max(held):,} each)" if held else ""
-
-
-def _range(summarised: Mapping[str, float], *between: str) -> str:
-    names = ("min", "median", *between, "max")
-    return " – ".join(f"{summarised[name]:,.4g}" for name in names) if summarised else ""

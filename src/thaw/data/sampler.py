@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 # Lengths within a tenth of one another count as the same, so that batches differ from epoch to epoch.
 BUCKET = 1.1
@@ -30,6 +31,9 @@ class EpochBatches(Sampler[list[Key]]):
         max_tokens: most tokens a batch, padding included, where lengths are given.
         weights: of each sample (size,), to draw by with replacement.
         drop_single: leave out a last batch of one sample, which has no variance for BatchNorm to normalise by.
+        rank, ranks: this process and how many there are. Shuffled batches are those of one process with batches `ranks`
+            times as large, cut into equal parts, where a last one is filled up from its own samples; without shuffling
+            each process takes its part of the samples, each sample once.
     """
 
     def __init__(
@@ -43,9 +47,12 @@ class EpochBatches(Sampler[list[Key]]):
         max_tokens: int | None = None,
         weights: np.ndarray | None = None,
         drop_single: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+        self.rank, self.ranks = rank, ranks
         self.skip = 0
         self._buckets = None if lengths is None else _buckets(lengths)
         # The longest bucket ends at the longest sample: what was cut to one length fills a budget without a rest.
@@ -54,8 +61,11 @@ class EpochBatches(Sampler[list[Key]]):
             if lengths is None
             else np.sort(np.minimum(_bucket_size(self._buckets), np.max(lengths, initial=0)))
         )
-        self._bounds = _bounds(costs, batch_size, max_tokens)
-        if drop_single and batch_size > 1 and len(self._bounds) > 2 and self._bounds[-1] - self._bounds[-2] == 1:
+        if shuffle:
+            self._bounds = _bounds(costs, batch_size * ranks, max_tokens and max_tokens * ranks)
+        else:
+            self._bounds = _bounds(costs[rank::ranks], batch_size, max_tokens)
+        if drop_single and batch_size > 1 and len(self._bounds) > 2 and self._bounds[-1] - self._bounds[-2] <= ranks:
             self._bounds.pop()
 
     def __len__(self) -> int:
@@ -72,10 +82,16 @@ class EpochBatches(Sampler[list[Key]]):
             order = np.arange(self.size)
         if self._buckets is not None:
             order = order[np.argsort(self._buckets[order], kind="stable")]
+        if not self.shuffle:
+            order = order[self.rank :: self.ranks]
         cut = [order[start:end].tolist() for start, end in zip(self._bounds, self._bounds[1:], strict=False)]
         if self._buckets is not None and self.shuffle:
             cut = [cut[number] for number in torch.randperm(len(cut), generator=generator).tolist()]
-        return cut
+        return [self._part(batch) for batch in cut] if self.shuffle else cut
+
+    def _part(self, batch: list[int]) -> list[int]:
+        most = -(-len(batch) // self.ranks) * self.ranks
+        return list(islice(cycle(batch), self.rank, most, self.ranks))
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch()
@@ -136,6 +152,19 @@ class Transformed(Dataset[tuple[Tensor, int]]):
             return self.transform(sample), target
         finally:
             torch.set_rng_state(state)
+
+
+class ResumableLoader(DataLoader):
+    """Goes on after the batches that a run resumed within an epoch has trained on."""
+
+    done: Callable[[], int] = staticmethod(lambda: 0)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self.done()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        order = self.batch_sampler or self.dataset  # a stream makes its batches itself
+        order.skip = state["batches"] % len(self)
 
 
 def _mixed(*numbers: int) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from thaw.data.raw_labels import missing
 from thaw.errors import UserError
 
 MOST_SKIPPED = 0.01  # share of a split's samples
@@ -85,10 +86,3 @@ def sound(
 def unlabelled(samples: Samples) -> dict[int, str]:
     """Samples whose label is missing."""
     return {index: "no label" for index, raw in enumerate(samples.targets) if missing(raw)}
-
-
-def missing(raw: Any) -> bool:
-    """Whether a raw label is none."""
-    if isinstance(raw, dict):
-        return any(map(missing, raw.values()))
-    return raw is None or (isinstance(raw, str) and not raw.strip()) or raw != raw  # NaN alone is unlike itself

@@ -1,14 +1,11 @@
 """Speech and other sound: files in folders or tables, as waveforms or as log-mel images."""
 
-import io
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -19,12 +16,12 @@ from thaw.data.datamodule import DataModule
 from thaw.data.files import CHECKED_FILES, Root, contents, labelled_files
 from thaw.data.quality import hash_of
 from thaw.data.samples import Samples
+from thaw.data.sound_files import SHORTEST, duration, fault, load, resampled
 from thaw.errors import UserError
 from thaw.mel import LogMel, spec_augment
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 MEL_RATE = 16_000  # samples a second of what becomes an image
-SHORTEST = 0.02  # seconds, one window of any front end
 
 
 class Speech(DataModule):
@@ -91,14 +88,9 @@ class Speech(DataModule):
         return [self.transcripts[str(label)] for label in labels]
 
     def problems(self, samples: Samples) -> dict[int, str]:
-        found = {}
-        for index, path in enumerate(samples.inputs):
-            try:
-                if duration(path) < SHORTEST:
-                    found[index] = f"shorter than {SHORTEST} s"
-            except UserError:
-                found[index] = "no readable sound"
-        return found
+        checked = self.skips or len(samples) <= CHECKED_FILES
+        found = {index: fault(path, checked) for index, path in enumerate(samples.inputs)}
+        return {index: reason for index, reason in found.items() if reason}
 
     def keys(self, samples: Samples) -> list[bytes] | None:
         return [hash_of(contents(path)) for path in samples.inputs] if len(samples) <= CHECKED_FILES else None
@@ -174,34 +166,3 @@ class Speech(DataModule):
 
 def _as_it_is(wave: np.ndarray) -> tuple[Tensor, int]:
     return torch.from_numpy(wave), len(wave)
-
-
-def load(path: str) -> tuple[np.ndarray, int]:
-    """A sound file as one channel of float32 in [-1, 1] (samples,), and its samples a second.
-
-    Raises:
-        UserError: the file cannot be decoded; it is named.
-    """
-    try:
-        wave, rate = soundfile.read(_source(path), dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:  # soundfile's own are RuntimeErrors
-        raise UserError(f"data: every sound must be readable; '{path}' is not ({error}). Mend or remove it.") from None
-    return wave.mean(axis=1), rate
-
-
-@cache
-def duration(path: str) -> float:
-    """Seconds, from the file's header."""
-    try:
-        return soundfile.info(_source(path)).duration
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"data: every sound must be readable; '{path}' is not ({error}). Mend or remove it.") from None
-
-
-def _source(path: str) -> str | io.BytesIO:
-    return io.BytesIO(contents(path)) if ".zip::" in path else path
-
-
-def resampled(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """The same sound at another number of samples a second."""
-    return wave if rate == wanted else soxr.resample(wave, rate, wanted).astype(np.float32)

@@ -8,34 +8,33 @@ import datasets
 import numpy as np
 from torch.utils.data import IterableDataset
 
+from thaw.data.raw_labels import missing
 from thaw.data.sampler import EpochBatches
-from thaw.data.table import first_rows
+from thaw.data.table import chunks, first_rows, labels
+from thaw.data.targets import Targets
+from thaw.data.tokens import TextEncoder, blank
 from thaw.errors import UserError
 
 POOL = 10_000  # samples that are shuffled, and batched by length, among one another
 
-
 # What a stream cannot do, and how it is off.
-WHOLE = {
-    "data.shots": None,
-    "data.test_size": None,
-    "data.sampler": "shuffle",
-    "data.max_tokens": None,
-    "data.token_dropout": 0.0,
-    "task": False,
-}
+OFF = {"shots": None, "test_size": None, "sampler": "shuffle", "max_tokens": None, "token_dropout": 0.0}
 
 
 def epoch_size(train_size: Any, options: Mapping[str, Any]) -> int:
     """Samples an epoch of a stream.
 
+    Args:
+        options: further settings of the data, by name.
+
     Raises:
-        UserError: not given as a count, or beside options that need all of the data.
+        UserError: not given as a count, beside options that need all of the data, or for tags or next tokens.
     """
-    wrong = [f"{name}={options[name]}" for name, off in WHOLE.items() if options.get(name, off) != off]
-    wrong = [
-        "a task of one label or number for each sample" if text.startswith("task") else f"no {text}" for text in wrong
-    ]
+    if options.get("target") in ("text", "tags"):
+        raise UserError(
+            "data.streaming=true must have one label or number for each sample. Write data.streaming=false."
+        )
+    wrong = [f"no data.{name}={options[name]}" for name, off in OFF.items() if options.get(name, off) != off]
     if wrong or not isinstance(train_size, int):
         also = f", and with {', '.join(wrong)}" if wrong else ""
         raise UserError(
@@ -52,6 +51,9 @@ def begin(
     Args:
         size: samples an epoch.
         val_share: of `size`, taken from the head of train where there is no val.
+
+    Raises:
+        UserError: nothing of train is left beside val.
     """
     rows, held = streams["train"], 0
     tables = {split: first_rows(stream) for split, stream in streams.items() if split != "train"}
@@ -65,6 +67,30 @@ def begin(
             f"data must hold more than the {held} rows that val takes of it. Write a smaller data.train_size."
         )
     return {"train": train} | tables, rows
+
+
+def encoded(
+    rows: datasets.IterableDataset,
+    start: int,
+    encode: TextEncoder,
+    label_column: str | Sequence[str],
+    targets: Targets,
+) -> Iterator[tuple[dict[str, Any], Any, int]]:
+    """Tokens, target and length of each row from the start-th on; after the last row comes the first.
+
+    Raises:
+        UserError: a row without text or label, or with a label that the first rows have not.
+    """
+    for table in chunks(rows, start):
+        raw = labels(table, label_column)
+        lacking = (missing(label) and targets.kind != "labels" for label in raw)
+        texts = zip(*(table[name] for name in encode.columns), strict=True)
+        if any(lacks or blank(parts) for lacks, parts in zip(lacking, texts, strict=True)):
+            raise UserError("data: every sample of a stream must have a text and a label; one of train has not.")
+        encoded_targets, tokens = targets.encode(raw, "train"), encode(table[:])
+        for number, target in enumerate(encoded_targets):
+            sample = {name: column[number] for name, column in tokens.items()}
+            yield sample, target, len(sample["input_ids"])
 
 
 class Stream(IterableDataset):

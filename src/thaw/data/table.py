@@ -98,7 +98,8 @@ def first_rows(stream: IterableDataset, count: int | None = None) -> Dataset:
     """Some rows of a stream as a table in memory; all of them where `count` is None."""
     with readable("a stream"):
         rows = list(stream if count is None else stream.take(count))
-    return Dataset.from_list(rows, features=stream.features)
+    columns = {name: [row[name] for row in rows] for name in stream.features or {}}
+    return Dataset.from_dict(columns, features=stream.features) if columns else Dataset.from_list(rows)
 
 
 def columns(table: Dataset, wanted: str | Sequence[str], option: str) -> list[str]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thaw.data.raw_labels import class_name, label_set, transcript, words
 from thaw.errors import UserError
 
-YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "", "none", "nan")
 IGNORED = -100  # the target index that every loss of torch leaves out
 
 
@@ -55,7 +55,7 @@ class ClassTargets(Targets):
     kind = "class"
 
     def __init__(self, train: Sequence[Any]) -> None:
-        self.classes = sorted({str(name) for name in train})
+        self.classes = sorted({class_name(raw) for raw in train})
         if len(self.classes) < 2:
             raise UserError(
                 f"data must have at least two classes, each in a folder or under a label of its own; "
@@ -63,7 +63,7 @@ class ClassTargets(Targets):
             )
 
     def encode(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        return _indices([str(name) for name in raw], self.classes, split, "classes")
+        return _indices([class_name(label) for label in raw], self.classes, split, "classes")
 
     def strata(self, targets: Sequence[Any]) -> np.ndarray:
         return np.asarray(targets)
@@ -78,14 +78,14 @@ class LabelSetTargets(Targets):
     kind = "labels"
 
     def __init__(self, train: Sequence[Any]) -> None:
-        held = {name for row in train for name in _labels(row)}
+        held = {name for row in train for name in label_set(row)}
         columns = {name for row in train[:1] if isinstance(row, dict) for name in row}
         self.classes = sorted(held | columns)
         if not held:
             raise UserError("data must have at least one label, e.g. a column of texts such as 'news;sport'.")
 
     def encode(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        rows = [_labels(row) for row in raw]
+        rows = [label_set(row) for row in raw]
         flat = _indices([name for row in rows for name in row], self.classes, split, "labels")
         targets = np.zeros((len(rows), len(self.classes)), dtype=np.float32)
         targets[np.repeat(np.arange(len(rows)), [len(row) for row in rows]), flat] = 1
@@ -147,10 +147,10 @@ class TranscriptTargets(Targets):
     kind = "transcript"
 
     def __init__(self, train: Sequence[Any]) -> None:
-        self.classes = sorted({letter for text in train for letter in _spoken(text)})
+        self.classes = sorted({letter for text in train for letter in transcript(text)})
 
     def encode(self, raw: Sequence[Any], split: str) -> list[np.ndarray]:
-        return [_indices(list(_spoken(text)), self.classes, split, "letters") for text in raw]
+        return [_indices(list(transcript(text)), self.classes, split, "letters") for text in raw]
 
     def collate(self, targets: Sequence[Any]) -> Tensor:
         return _padded(targets)
@@ -167,9 +167,6 @@ class NextTokenTargets(Targets):
     def encode(self, raw: Sequence[Any], split: str) -> np.ndarray:
         return np.zeros(len(raw), dtype=np.int64)
 
-    def collate(self, targets: Sequence[Any]) -> Tensor:
-        return _padded(targets)
-
 
 KINDS: dict[str, type[Targets]] = {
     kind.kind: kind
@@ -177,30 +174,17 @@ KINDS: dict[str, type[Targets]] = {
 }
 
 
-def words(row: Any) -> list[str]:
-    """The words or tags of one sample, given as a list or separated by spaces."""
-    return [str(word) for word in row] if isinstance(row, Sequence) and not isinstance(row, str) else str(row).split()
-
-
-def _labels(row: Any) -> list[str]:
-    if isinstance(row, dict):
-        if wrong := [name for name, held in row.items() if str(held).lower() not in YES + NO]:
-            raise UserError(f"data.label_column: '{wrong[0]}' must be 0 or 1 in every row; got {row[wrong[0]]!r}.")
-        return [name for name, held in row.items() if str(held).lower() in YES]
-    parts = (
-        row if isinstance(row, Sequence) and not isinstance(row, str) else str("" if row is None else row).split(";")
-    )
-    return list(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
-
-
-def _spoken(text: Any) -> str:
-    return " ".join(str(text).lower().split())
-
-
 def _indices(names: Sequence[str], classes: Sequence[str], split: str, what: str) -> np.ndarray:
     index = {name: number for number, name in enumerate(classes)}
     if unknown := sorted({name for name in names if name not in index}):
-        raise UserError(f"data.root: {split} has {what} that train lacks: {unknown[:5]}. Train has {_few(classes)}.")
+        raise UserError(
+            f"data.root: {split} has {what} that train lacks: {unknown[:5]}. Train has {_few(classes)}.\n"
+            + (
+                "Write these transcripts in letters of train, or move one that has them to train."
+                if what == "letters"
+                else "Mend the names, or move samples of them to train."
+            )
+        )
     return np.array([index[name] for name in names], dtype=np.int64)
 
 

@@ -1,27 +1,25 @@
 """Text: tables of sentences or pairs of sentences, tokenised once, batched by length."""
 
-import hashlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from pydantic import Field
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from thaw.data.datamodule import DataModule, ResumableLoader
+from thaw.data.datamodule import DataModule
 from thaw.data.files import Root, labelled_files
 from thaw.data.quality import text_key
-from thaw.data.samples import Samples, missing
-from thaw.data.stream import Stream, begin, epoch_size
-from thaw.data.table import Rows, chunks, columns, is_table, labels, read_hub, read_table, show_progress
-from thaw.data.targets import IGNORED, words
+from thaw.data.raw_labels import words
+from thaw.data.sampler import ResumableLoader
+from thaw.data.samples import Samples
+from thaw.data.stream import Stream, begin, encoded, epoch_size
+from thaw.data.table import Rows, columns, is_table, labels, read_hub, read_table
+from thaw.data.targets import IGNORED
 from thaw.data.token_dropout import TokenDropout
+from thaw.data.tokens import TextEncoder, blank, blocks, padded, tokenised
 from thaw.errors import UserError
 
 MOST_TOKENS = 512  # a sample, where the network itself would take more
@@ -74,14 +72,10 @@ class Text(DataModule):
             raise UserError("data.max_tokens must be null with data.sampler=balanced, which draws other lengths.")
         if token_dropout and self.target == "text":
             raise UserError("data.token_dropout must be 0 with task=language_modeling, which is asked for every token.")
-        self.streaming = 0  # samples an epoch, of a stream
+        self.epoch_size: int | None = None  # of a stream
         if streaming:
-            whole = {
-                "data.max_tokens": max_tokens,
-                "data.token_dropout": token_dropout,
-                "task": self.target in ("text", "tags"),
-            }
-            self.streaming = epoch_size(data.pop("train_size", None), whole | {f"data.{k}": v for k, v in data.items()})
+            own = {"max_tokens": max_tokens, "token_dropout": token_dropout}
+            self.epoch_size = epoch_size(data.pop("train_size", None), data | own)
         super().__init__(**data)
         if max_tokens and not data.get("batch_size"):
             self.batch_size = max_tokens  # no other bound: a sample has a token at least
@@ -91,12 +85,12 @@ class Text(DataModule):
         if (self.root is None) == (self.hub is None):
             raise UserError("data.root must be given, or data.hub instead. Write e.g. data.root=folder.")
         if self.hub or is_table(Path(self.root)):
-            streams = self.streaming > 0
+            streams = self.epoch_size is not None
             found = read_hub(self.hub, streams) if self.hub else read_table(Path(self.root), streams)
             if streams:
-                found, self._rows = begin(found, self.streaming, self.val_share)
+                found, self._rows = begin(found, self.epoch_size, self.val_share)
             return found
-        if self.streaming:
+        if self.epoch_size:
             raise UserError(f"data.streaming=true must read tables; '{self.root}' holds none. Leave it out.")
         files = labelled_files(Path(self.root), (".txt",), "", "")
         return {
@@ -107,29 +101,19 @@ class Text(DataModule):
         }
 
     def _stream(self, start: int) -> Iterator[tuple[Any, Any, int]]:
-        for table in chunks(self._rows, start):
-            raw = labels(table, self.label_column)
-            parts = zip(*(table[name] for name in self._columns), strict=True)
-            lacking = (missing(label) and self.target != "labels" for label in raw)
-            if any(lacks or _blank(texts) for lacks, texts in zip(lacking, parts, strict=True)):
-                raise UserError("data: every sample of a stream must have a text and a label; one of train has not.")
-            targets = self.targets.encode(raw, "train")
-            tokens = self._encode(table[:], self.block)
-            for number, target in enumerate(targets):
-                sample = {name: column[number] for name, column in tokens.items()}
-                yield sample, target, len(sample["input_ids"])
+        return encoded(self._rows, start, self.encode, self.label_column, self.targets)
 
     @property
     def sizes(self) -> dict[str, int]:
-        return super().sizes | ({"train": self.streaming} if self.streaming else {})
+        return super().sizes | ({"train": self.epoch_size} if self.epoch_size else {})
 
     def batches(self, split: str) -> Any:
-        if not (self.streaming and split == "train"):
+        if not (self.epoch_size and split == "train"):
             return super().batches(split)
-        return Stream(self._stream, self.streaming, self.batch_size, self.seed, self._epoch, self._collate)
+        return Stream(self._stream, self.epoch_size, self.batch_size, self.seed, self._epoch, self._collate)
 
     def _train_loader(self) -> ResumableLoader:
-        return ResumableLoader(self.batches("train"), batch_size=None) if self.streaming else super()._train_loader()
+        return ResumableLoader(self.batches("train"), batch_size=None) if self.epoch_size else super()._train_loader()
 
     def read(self) -> dict[str, Samples]:
         self._tables = self.tables()
@@ -146,7 +130,7 @@ class Text(DataModule):
         if self.target == "text":  # an empty line between documents is none
             return {}
         texts = list(self._parts(samples))
-        empty = {index: "no text" for index, parts in enumerate(texts) if _blank(parts)}
+        empty = {index: "no text" for index, parts in enumerate(texts) if blank(parts)}
         if self.target != "tags":
             return empty
         pairs = zip(texts, samples.targets, strict=True)
@@ -188,8 +172,8 @@ class Text(DataModule):
             raise UserError(f"data.max_length must be at most {max_length} for this model; got {length}.")
         if self.max_tokens and self.max_tokens < length:
             raise UserError(f"data.max_tokens must hold a sample of data.max_length={length}; got {self.max_tokens}.")
-        self.tokenizer, self.block = tokenizer, length
-        self._tokens = {split: self._tokenised(table, length) for split, table in self._tables.items()}
+        self.tokenizer, self.encode = tokenizer, TextEncoder(tokenizer, self._columns, self.target, length)
+        self._tokens = {split: tokenised(table, self.encode) for split, table in self._tables.items()}
         if self.target == "text":
             self._cut_into_blocks(length)
         hide = TokenDropout(self.token_dropout, tokenizer.mask_id, tokenizer.special_ids)
@@ -204,47 +188,15 @@ class Text(DataModule):
     def lengths(self, split: str) -> np.ndarray | None:
         return self._lengths.get(split)
 
-    def _encode(self, batch: Mapping[str, list[Any]], length: int) -> dict[str, list[Any]]:
-        texts = [[("" if part is None else part) for part in batch[name]] for name in self._columns]
-        if self.target == "tags":
-            return self.tokenizer.encode_words([words(text) for text in texts[0]], length)
-        pairs = [str(text) for text in texts[1]] if self.pair_column else None
-        most = None if self.target == "text" else length  # what is cut into blocks is not truncated
-        return self.tokenizer.encode([str(text) for text in texts[0]], pairs, most)
-
-    def _tokenised(self, table: Dataset, length: int) -> Dataset:
-        code = inspect.getsource(type(self)) + inspect.getsource(type(self.tokenizer))
-        what = (table._fingerprint, self.tokenizer.fingerprint, length, self._columns, self.target, code)
-        return _mapped(table, partial(self._encode, length=length), what)
-
     def _cut_into_blocks(self, length: int) -> None:
-        """All text of a split, one document after the other, in blocks of `length` tokens."""
-        end = [] if self.tokenizer.end_id is None else [self.tokenizer.end_id]
-
-        def cut(batch: Mapping[str, list[list[int]]]) -> dict[str, list[Any]]:
-            documents = (ids if ids[-1:] == end else [*ids, *end] for ids in batch["input_ids"])
-            stream = [token for ids in documents for token in ids]
-            blocks = [stream[start : start + length] for start in range(0, len(stream) - 1, length)]
-            return {"input_ids": blocks, "full_length": [len(block) for block in blocks]}
-
         for split, samples in list(self.splits.items()):
-            rows = samples.inputs
-            table = self._tokens[rows.source].select(rows.numbers)
-            name = f"blocks of {split}"
-            self._tokens[name] = _mapped(table, cut, (self._tokens[rows.source]._fingerprint, rows.numbers.tobytes()))
+            rows, name = samples.inputs, f"blocks of {split}"
+            self._tokens[name] = blocks(self._tokens[rows.source], rows.numbers, length, self.tokenizer.end_id)
             count = len(self._tokens[name])
             self.splits[split] = Samples(Rows(name, np.arange(count)), np.zeros(count), self._open)
 
     def collate(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        ids = [torch.as_tensor(sample["input_ids"]) for sample in inputs]
-        batch = {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.tokenizer.pad_id),
-            "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
-        }
-        if "token_type_ids" in inputs[0]:
-            kinds = [torch.as_tensor(sample["token_type_ids"]) for sample in inputs]
-            batch["token_type_ids"] = pad_sequence(kinds, batch_first=True)
-        return batch
+        return padded(inputs, self.tokenizer.pad_id)
 
     def _collate(self, items: Sequence[tuple[Any, Any]]) -> tuple[dict[str, Tensor], Tensor]:
         if self.target == "text":
@@ -258,19 +210,8 @@ class Text(DataModule):
         return super()._collate(items)
 
 
-def _blank(parts: Sequence[Any]) -> bool:
-    return not all("".join(words(part)) for part in (part or "" for part in parts))
-
-
 def _as_it_is(sample: Any) -> Any:
     return sample
-
-
-def _mapped(table: Dataset, function: Callable[[Mapping[str, Any]], Mapping[str, Any]], what: Any) -> Dataset:
-    # Named by what decides the result, so that the same work is found on disk by every later run.
-    name = hashlib.sha256(repr(what).encode()).hexdigest()[:32]
-    show_progress(len(table))
-    return table.map(function, batched=True, remove_columns=table.column_names, new_fingerprint=name)
 
 
 def _contents(path: str) -> str | None:
