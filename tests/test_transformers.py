@@ -4,8 +4,6 @@ import copy
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, assert_groups_run_in_forward_order
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from thaw import schema
 from thaw.errors import UserError
 from thaw.model.network import Network, Steps
-from thaw.model.tokenizer import Tokenizer, byte_tokenizer, pretrained_tokenizer
+from thaw.model.tokenizer import Tokenizer, byte_tokenizer
 from thaw.model.transformer_body import pooled
 from thaw.model.transformers import transformers_network
 
@@ -108,21 +106,7 @@ def test_groups_are_a_partition_of_the_parameters(network: Network) -> None:
 
 
 def test_groups_run_in_forward_order(network: Network) -> None:
-    """Told by hooks on the modules that own the parameters, not by their names."""
-    group_of = {id(p): index for index, ps in enumerate(network.groups.values()) for p in ps.values()}
-    called: list[int] = []
-
-    def note(module: nn.Module, _: object) -> None:
-        called.extend({group_of[id(p)] for p in module.parameters(recurse=False)})
-
-    leaves = [m for m in network.modules() if not list(m.children()) and list(m.parameters(recurse=False))]
-    handles = [module.register_forward_pre_hook(note) for module in leaves]
-    with torch.no_grad():
-        network(samples(network))
-    for handle in handles:
-        handle.remove()
-    assert called == sorted(called)
-    assert set(called) == set(range(len(network.groups)))
+    assert_groups_run_in_forward_order(network, samples(network))
 
 
 def test_head_of_features_is_forward(network: Network) -> None:
@@ -387,7 +371,7 @@ def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:
     assert len(str(error.value).splitlines()) <= 6
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./none", "~/none", "a/b/c", "model.safetensors/", "../x", ""])
+@pytest.mark.parametrize("name", ["/no/such/folder", "./none", "~/none", "a/b/c", "model.safetensors/", "../none", ""])
 def test_a_path_that_does_not_exist_is_refused_before_anything_runs(name: str) -> None:
     annotation = schema.signature(transformers_network)["name"].annotation
     assert "must be an existing folder" in schema.check_value("model.name", name, annotation)[0]
@@ -522,53 +506,6 @@ def test_a_float16_checkpoint_trains_in_float32() -> None:
     assert 0 < moved.max() < 2e-6  # too small a step for most float16 weights
 
 
-@needs_minilm
-def test_the_tokenizer_of_a_checkpoint() -> None:
-    tokenizer = pretrained_tokenizer(str(MINILM))
-    plain = tokenizer.encode(["Break the ice.", "word " * 50], max_length=10)
-    assert plain["full_length"] == [6, 52]
-    assert [len(ids) for ids in plain["input_ids"]] == [6, 10]
-    assert all(ids[0] == 101 and ids[-1] == 102 for ids in plain["input_ids"])  # [CLS] and [SEP] stay
-    assert "token_type_ids" not in plain
-    pairs = tokenizer.encode(["one two"], ["three " * 30], max_length=9)
-    assert pairs["token_type_ids"] == [[0, 0, 0, 0, 1, 1, 1, 1, 1]]
-    words = tokenizer.encode_words([["unthawed", "ice", "."], ["snow"] * 20], max_length=6)
-    assert words["word_ids"][1] == [-1, 0, 1, 2, 3, -1]
-    first = [index for index in words["word_ids"][0] if index >= 0]
-    assert first == sorted(set(first))
-    assert words["full_length"][1] == 22
-    assert tokenizer.decode(plain["input_ids"][0]) == "break the ice."
-    assert (tokenizer.pad_id, tokenizer.end_id, tokenizer.vocab_size) == (0, 102, 30522)
-
-
-def test_bytes_are_tokens_without_any_file() -> None:
-    tokenizer = byte_tokenizer(token_types=True)
-    encoded = tokenizer.encode([*TEXTS, ""])
-    assert encoded["full_length"] == [len(text.encode()) + 1 for text in [*TEXTS, ""]]
-    assert [tokenizer.decode(ids) for ids in encoded["input_ids"]] == [*TEXTS, ""]
-    assert (tokenizer.pad_id, tokenizer.end_id, tokenizer.vocab_size) == (0, 1, 258)
-    words = tokenizer.encode_words([["ab", "c"]])
-    assert words["word_ids"] == [[0, -1, 1, -1, -1]]  # a, b, space, c, end: as in running text
-    assert words["input_ids"] == tokenizer.encode(["ab c"])["input_ids"]
-    assert tokenizer.encode(["a"], ["bc"])["token_type_ids"] == [[0, 0, 1, 1, 1]]
-    assert tokenizer.encode([]) == {"input_ids": [], "full_length": []}
-
-
-def test_an_empty_text_still_is_one_token() -> None:
-    backend = copy.deepcopy(byte_tokenizer()._tokenizer.backend_tokenizer)
-    backend.post_processor = None
-    bare = Tokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
-    assert bare.encode(["", "a"])["input_ids"][0] == [bare.end_id]
-    assert bare.pad_id == bare.end_id == 1  # as in GPT-2, which has no token for padding
-
-
-def test_the_fingerprint_is_the_same_in_every_process_and_another_for_another_tokenizer() -> None:
-    code = "from thaw.model.tokenizer import byte_tokenizer as t; print(t().fingerprint)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert found == byte_tokenizer().fingerprint
-    assert found != byte_tokenizer(token_types=True).fingerprint
-
-
 def test_every_yaml_binds_to_the_signature_and_is_short() -> None:
     paths = [path for path in (ROOT / "conf" / "model").glob("*.yaml") if "transformers" in path.read_text()]
     assert len(paths) >= 13
@@ -580,3 +517,16 @@ def test_every_yaml_binds_to_the_signature_and_is_short() -> None:
         for key, value in node.items():
             if key not in ("defaults", "_target_") and value != "???":
                 assert not schema.check_value(f"model.{key}", value, known[key].annotation), path.name
+
+
+def test_what_a_fixed_window_cuts_off_is_known() -> None:
+    models = ("wav2vec2", "audio-spectrogram-transformer", "whisper")
+    found = {model: build(model).preprocessing["extract"].seconds for model in models}
+    assert found["wav2vec2"] is None
+    assert 0 < found["audio-spectrogram-transformer"] < 60
+    assert 0 < found["whisper"] < 60
+
+
+def test_the_padding_token_stands_in_the_models_own_configuration() -> None:
+    network = build("gpt2")
+    assert network.body.model.config.pad_token_id == network.preprocessing["tokenizer"].pad_id

@@ -37,7 +37,8 @@ def text_example(vocab_size: int, pad_id: int) -> dict[str, Tensor]:
 
 
 def assert_blind_to_padding(body: nn.Module, example: Mapping[str, Tensor], kind: str) -> None:
-    """
+    """Check that a text's features do not depend on what else stands in its batch.
+
     Raises:
         UserError: a text in a batch gives other features than alone.
     """

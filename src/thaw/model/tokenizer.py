@@ -171,7 +171,8 @@ def byte_tokenizer(token_types: bool = False) -> Tokenizer:
 
 
 def assert_fits(tokenizer: Tokenizer, model: nn.Module) -> None:
-    """
+    """Check that every token has an embedding.
+
     Raises:
         UserError: the tokenizer has more tokens than the model has embeddings.
     """
