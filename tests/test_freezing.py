@@ -1,15 +1,19 @@
 """Strategies, and what they promise while they run: frozen groups do not move by one bit."""
 
 import copy
+from collections.abc import Sequence
 
 import lightning as L
 import pytest
 import torch
 from torch import nn
 
-from thaw.contract import FreezeContractError, assert_contract
+from thaw.contract import assert_contract
+from thaw.data.datamodule import DataModule
 from thaw.data.digits import Digits
-from thaw.freezing import Freezing, Gradual, LastN, NoFreezing, ProbeThenTune
+from thaw.errors import FreezeContractError
+from thaw.freezing.by_group import Gradual, LastN, NoFreezing, ProbeThenTune
+from thaw.freezing.freezing import Freezing, thaw_epochs
 from thaw.model.network import Network
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
@@ -47,8 +51,8 @@ def test_the_words_mean_what_they_say() -> None:
 
 
 def test_thaw_epochs_are_those_since_which_a_group_trains_without_a_break() -> None:
-    assert Gradual(every=2).thaw_epochs(GROUPS, 5, 20) == {"head": 0, "block03": 2, "block02": 4}
-    assert ProbeThenTune(probe=0.3).thaw_epochs(GROUPS, 9, 10) == {"head": 0} | dict.fromkeys(GROUPS[:-1], 3)
+    assert thaw_epochs(Gradual(every=2).stages(GROUPS, 5, 20)) == {"head": 0, "block03": 2, "block02": 4}
+    assert thaw_epochs(ProbeThenTune(probe=0.3).stages(GROUPS, 9, 10)) == {"head": 0} | dict.fromkeys(GROUPS[:-1], 3)
 
 
 class Snapshots(L.Callback):
@@ -68,18 +72,26 @@ class Snapshots(L.Callback):
         self.states.append(copy.deepcopy(pl_module.network.state_dict()))
 
 
-def fit(freezing: Freezing, epochs: int = 3, accumulate: int = 1) -> tuple[FineTuner, Snapshots, L.Trainer]:
+def fit(
+    freezing: Freezing,
+    epochs: int = 3,
+    accumulate: int = 1,
+    network: Network | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    data: DataModule | None = None,
+) -> tuple[FineTuner, Snapshots, L.Trainer]:
     L.seed_everything(0, verbose=False)
-    data = Digits(train_size=96, batch_size=32, num_workers=0)
-    network = timm_network("resnet_glyphs", 10, dropout=0.2)
+    data = data or Digits(train_size=96, batch_size=32, num_workers=0)
+    network = network or timm_network("resnet_glyphs", 10, dropout=0.2)
     data.preprocess(**network.preprocessing)
+    freezing.prepare(network)
     module = FineTuner(network, Classification(data.classes), create_optimizer, cosine())
     snapshots = Snapshots()
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
-        callbacks=[freezing, snapshots],
+        callbacks=[freezing, snapshots, *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -126,7 +138,11 @@ def test_a_thawed_group_starts_slowly_and_frozen_ones_have_no_rate() -> None:
 def test_the_timeline_tells_every_stage() -> None:
     strategy = Gradual(every=1)
     fit(strategy, epochs=3)
-    assert strategy.timeline == [(0, ["head"]), (1, ["block03", "head"]), (2, ["block02", "block03", "head"])]
+    assert strategy.timeline == [
+        (0, ["head"], None),
+        (1, ["block03", "head"], None),
+        (2, ["block02", "block03", "head"], None),
+    ]
 
 
 def test_early_stopping_waits_for_the_last_thaw() -> None:
@@ -205,6 +221,71 @@ def test_a_leftover_gradient_is_named() -> None:
     network.body.layer1[0].conv1.weight.grad = torch.zeros_like(network.body.layer1[0].conv1.weight)
     with pytest.raises(FreezeContractError, match="still holds a gradient"):
         assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_dropout_in_eval_inside_what_trains_is_named() -> None:
+    network, optimizer = prepared()
+    network.body.layer4.add_module("dropout", nn.Dropout(0.5).eval())
+    with pytest.raises(FreezeContractError, match=r"layer4\.dropout' must be in train mode"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_what_trains_in_eval_mode_is_named() -> None:
+    network, optimizer = prepared()
+    network.body.layer4[0].bn1.eval()
+    with pytest.raises(FreezeContractError, match=r"layer4\.0\.bn1' must be in train mode"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_a_parameter_with_the_rate_of_another_group_is_named() -> None:
+    network, optimizer = prepared()
+    moved = optimizer.param_groups[0]["params"].pop()
+    next(g for g in optimizer.param_groups if g["name"] == "head/decay")["params"].append(moved)
+    with pytest.raises(FreezeContractError, match=r"of 'stem' has the rate of 'head/decay'"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_a_parameter_that_the_network_does_not_have_is_told() -> None:
+    network, optimizer = prepared()
+    optimizer.param_groups[0]["params"].append(nn.Parameter(torch.zeros(2)))
+    with pytest.raises(FreezeContractError, match="holds 1 parameters that the network does not have"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+@pytest.mark.parametrize("held", ["layer2.0.conv1.weight", "layer2.0.bn1.running_mean"])
+@pytest.mark.parametrize("strategy", [LastN(n=1), Gradual(every=1)], ids=["at the end", "at the next thaw"])
+def test_a_frozen_weight_or_statistic_that_moves_in_a_fit_is_named(held: str, strategy: Freezing) -> None:
+    class Mover(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: FineTuner, *_: object) -> None:
+            if trainer.global_step == 2:
+                pl_module.network.body.state_dict()[held].view(-1)[0] += 1e-6
+
+    with pytest.raises(FreezeContractError, match=f"'body.{held}' moved although it is frozen \\(1 such\\)"):
+        fit(strategy, epochs=3, callbacks=[Mover()])
+
+
+def test_the_rows_of_the_contract_are_those_of_the_network() -> None:
+    strategy = LastN(n=1)
+    module, _, _ = fit(
+        strategy,
+        epochs=1,
+        network=timm_network("test_vit", 10, weights="none", dropout=0.3, drop_path=0.2, in_channels=1, image_size=32),
+    )
+    rows = {state.group: state for state in strategy.states}
+    network, names = module.network, list(module.network.groups)
+    assert list(rows) == names
+    for group, ps in network.groups.items():
+        count = sum(p.numel() for p in ps.values())
+        trains = group in names[-2:]
+        row = rows[group]
+        assert (row.parameters, row.trainable, row.trains) == (count, count if trains else 0, trains)
+        assert row.mode == ("train" if trains else "eval")
+        assert row.lr == pytest.approx({"head": 10 * network.lr}.get(group, network.lr) if trains else 0)
+        assert row.weight_decay == (0.05 if trains else 0)
+    assert [rows[group].dropout for group in names] == pytest.approx([0] * (len(names) - 2) + [0.2, 0.3])
+    [checked] = strategy.contract
+    assert (checked["epoch"], checked["ranks"], len(checked["digest"])) == (0, 1, 16)
+    assert checked["groups"] == [state.to_dict() for state in strategy.states]
 
 
 def test_two_equal_valued_norms_are_both_trained() -> None:

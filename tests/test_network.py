@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, assert_groups_run_in_forward_order
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -47,21 +47,7 @@ def test_groups_are_a_partition_of_the_parameters(network: Network) -> None:
 
 
 def test_groups_run_in_forward_order(network: Network) -> None:
-    """Told by hooks on the modules that own the parameters, not by their names."""
-    group_of = {id(p): index for index, ps in enumerate(network.groups.values()) for p in ps.values()}
-    called: list[int] = []
-
-    def note(module: nn.Module, _: object) -> None:
-        called.extend({group_of[id(p)] for p in module.parameters(recurse=False)})
-
-    leaves = [m for m in network.modules() if not list(m.children()) and list(m.parameters(recurse=False))]
-    handles = [module.register_forward_pre_hook(note) for module in leaves]
-    with torch.no_grad():
-        network(images(network))
-    for handle in handles:
-        handle.remove()
-    assert called == sorted(called)
-    assert set(called) == set(range(len(network.groups)))
+    assert_groups_run_in_forward_order(network, images(network))
 
 
 def test_head_of_features_is_forward(network: Network) -> None:

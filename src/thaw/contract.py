@@ -1,16 +1,15 @@
 """The freeze contract, checked while it runs: frozen means no gradient and eval mode, in exactly one group."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from thaw.model.network import BatchNormPolicy, Network
-
-
-class FreezeContractError(RuntimeError):
-    """The freeze contract does not hold; the message names the parameter or module."""
+from thaw.errors import FreezeContractError
+from thaw.model.network import BatchNormPolicy, Network, modules_within
 
 
 @dataclass(frozen=True)
@@ -18,38 +17,49 @@ class GroupState:
     """What one layer group does from now on: a row of the plan table.
 
     Args:
+        trainable: parameters that train; fewer than `parameters` where only biases, norms or adapters do.
         lr: rate of the group at full warm-up, before the schedule's factor.
         weight_decay: of its matrices and filters.
-        mode: `train`, `eval`, or `mixed` where BatchNorm adapts inside a frozen group.
+        mode: `train`, `eval`, or `mixed` where a part is frozen.
+        dropout: highest rate of a dropout that is active now.
     """
 
     group: str
     parameters: int
-    trains: bool
+    trainable: int
     lr: float
     weight_decay: float
     mode: str
+    dropout: float
+
+    @property
+    def trains(self) -> bool:
+        return self.trainable > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def assert_contract(
-    network: Network, optimizer: Optimizer, trains: Collection[str], batch_norm: BatchNormPolicy = "frozen"
+    network: Network,
+    optimizer: Optimizer,
+    trains: Collection[str],
+    batch_norm: BatchNormPolicy = "frozen",
+    lr: float | None = None,
 ) -> list[GroupState]:
     """Check all that freezing promises, in train mode, and return one row for each layer group.
+
+    Args:
+        trains: layer groups that train.
+        lr: rate that holds in place of the optimizer's own.
 
     Raises:
         FreezeContractError: a parameter outside the optimizer or in it twice, under another group's name, with a
             gradient where frozen or without where not, or a module in the wrong mode.
     """
-    owner: dict[int, dict] = {}
-    for torch_group in optimizer.param_groups:
-        for parameter in torch_group["params"]:
-            if id(parameter) in owner:
-                names = [name for name, p in network.named_parameters() if p is parameter]
-                raise FreezeContractError(f"Parameter '{names[0]}' is twice in the optimizer.")
-            owner[id(parameter)] = torch_group
-
+    owner = _torch_groups(network, optimizer)
     norms = {id(p) for m in network.modules() if isinstance(m, _BatchNorm) for p in m.parameters()}
-    states = []
+    trained: dict[int, bool] = {}
     for group, parameters in network.groups.items():
         for name, parameter in parameters.items():
             torch_group = owner.pop(id(parameter), None)
@@ -57,46 +67,63 @@ def assert_contract(
                 raise FreezeContractError(f"Parameter '{name}' is not in the optimizer.")
             if torch_group["name"].partition("/")[0] != group:
                 raise FreezeContractError(f"Parameter '{name}' of '{group}' has the rate of '{torch_group['name']}'.")
-            expected = group in trains or (batch_norm == "train" and id(parameter) in norms)
+            trained[id(parameter)] = group in trains and name not in network.fixed
+            expected = trained[id(parameter)] or (batch_norm == "train" and id(parameter) in norms)
             if parameter.requires_grad != expected:
                 raise FreezeContractError(f"Parameter '{name}' must {'' if expected else 'not '}require a gradient.")
-            if not expected and parameter.grad is not None:
+            if not parameter.requires_grad and parameter.grad is not None:
                 raise FreezeContractError(f"Parameter '{name}' is frozen and still holds a gradient.")
-        states.append(_state(network, optimizer, group, group in trains))
     if owner:
         raise FreezeContractError(f"The optimizer holds {len(owner)} parameters that the network does not have.")
-    _assert_modes(network, trains, batch_norm)
-    return states
+    _assert_modes(network, "", trained, batch_norm, inherited=True)
+    scale = lr / optimizer.defaults["lr"] if lr else 1.0
+    return [_state(network, optimizer, group, scale) for group in network.groups]
 
 
-def _state(network: Network, optimizer: Optimizer, group: str, trains: bool) -> GroupState:
+def _torch_groups(network: Network, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
+    owner: dict[int, dict[str, Any]] = {}
+    for torch_group in optimizer.param_groups:
+        for parameter in torch_group["params"]:
+            if id(parameter) in owner:
+                names = [name for name, p in network.named_parameters() if p is parameter]
+                raise FreezeContractError(f"Parameter '{names[0]}' is twice in the optimizer.")
+            owner[id(parameter)] = torch_group
+    return owner
+
+
+def _state(network: Network, optimizer: Optimizer, group: str, scale: float) -> GroupState:
     torch_groups = [g for g in optimizer.param_groups if g["name"].partition("/")[0] == group]
-    ids = {id(p) for p in network.groups[group].values()}
-    modes = {
-        module.training
-        for module in network.modules()
-        if (own := [id(p) for p in module.parameters()]) and ids.issuperset(own)
-    }
+    parameters = network.groups[group].values()
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    members = [m for whole in modules_within(network, {id(p) for p in parameters}) for m in whole.modules()]
+    modes = {module.training for module in members if next(module.parameters(), None) is not None}
+    dropouts = [rate for module in members if module.training and (rate := _dropout(module))]
     return GroupState(
         group=group,
-        parameters=sum(parameter.numel() for parameter in network.groups[group].values()),
-        trains=trains,
-        lr=max(g.get("initial_lr", g["lr"]) for g in torch_groups) if trains else 0.0,
-        weight_decay=max(g["weight_decay"] for g in torch_groups) if trains else 0.0,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        trainable=trainable,
+        lr=scale * max(g.get("initial_lr", g["lr"]) for g in torch_groups) if trainable else 0.0,
+        weight_decay=max(g["weight_decay"] for g in torch_groups) if trainable else 0.0,
         mode="mixed" if len(modes) == 2 else "train" if True in modes else "eval",
+        dropout=max(dropouts, default=0.0),
     )
 
 
-def _assert_modes(network: Network, trains: Collection[str], batch_norm: BatchNormPolicy) -> None:
-    trained = {id(p) for group, ps in network.groups.items() if group in trains for p in ps.values()}
-    for name, module in network.named_modules():
-        own = [id(parameter) for parameter in module.parameters()]
-        if not own or (isinstance(module, _BatchNorm) and batch_norm != "frozen"):
-            continue
-        expected = not trained.isdisjoint(own)
-        # Below a frozen module nothing may be in train mode either, dropout least of all.
-        wrong = module.training != expected or (
-            not expected and any(m.training for m in module.modules() if not isinstance(m, _BatchNorm))
-        )
-        if wrong:
-            raise FreezeContractError(f"Module '{name}' must be in {'train' if expected else 'eval'} mode.")
+def _dropout(module: nn.Module) -> float:
+    # timm's DropPath has its own name for the rate.
+    rate = getattr(module, "p", None) if isinstance(module, nn.modules.dropout._DropoutNd) else None
+    return float(rate or getattr(module, "drop_prob", None) or 0.0)
+
+
+def _assert_modes(
+    module: nn.Module, name: str, trained: Mapping[int, bool], batch_norm: BatchNormPolicy, inherited: bool
+) -> None:
+    """Train mode where a parameter trains; what has none, such as dropout, as the module that holds it."""
+    own = [trained[id(parameter)] for parameter in module.parameters()]
+    mode = any(own) if own else inherited
+    if isinstance(module, _BatchNorm) and batch_norm != "frozen":
+        mode = True
+    if module.training != mode:
+        raise FreezeContractError(f"Module '{name}' must be in {'train' if mode else 'eval'} mode.")
+    for child_name, child in module.named_children():
+        _assert_modes(child, f"{name}.{child_name}".lstrip("."), trained, batch_norm, mode)

@@ -1,6 +1,6 @@
 """A Network: a headless body, our own head, and an ordered partition of the parameters into layer groups."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -80,7 +80,9 @@ class Network(nn.Module):
         names = [name for name, _ in self.named_parameters()]
         if own := [name for name in names if name.startswith("head.")]:
             self._names["head"] = own
-        self._batch_norm: BatchNormPolicy = "frozen"
+        self.fixed: set[str] = set()
+        self.lr_scale = 1.0  # of the body's rates, where a strategy trains a small part of it
+        self.batch_norm: BatchNormPolicy = "frozen"
         self._trains: set[str] = set(self._names)
         _assert_partition(self._names, names)
         self.train()  # what a library hands over in eval mode would stay there
@@ -103,13 +105,46 @@ class Network(nn.Module):
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor | Steps:
         return self.head(self.features(inputs))
 
-    def train_groups(self, names: Iterable[str], batch_norm: BatchNormPolicy = "frozen") -> None:
+    def fix(self, names: Iterable[str]) -> None:
+        """Let these parameters never train, also where their layer group does."""
+        self.fixed |= set(names)
+        self.train_groups(self._trains, self.batch_norm)
+
+    def change_body(self, change: Callable[[nn.Module], object]) -> list[str]:
+        """Let `change` put modules around those of the body; return the names of the parameters that came with them.
+
+        Each joins the layer group of the module that it was put into.
+        """
+        before = {id(p): (group, name) for group, ps in self.groups.items() for name, p in ps.items()}
+        change(self.body)
+        names: dict[str, list[str]] = {group: [] for group in self._names}
+        renamed: dict[str, str] = {}
+        added: list[str] = []
+        for name, parameter in self.named_parameters():
+            if id(parameter) in before:
+                group, old = before[id(parameter)]
+                renamed[old] = name
+            else:
+                group = _group_around(self, name, before)
+                added.append(name)
+            names[group].append(name)
+        self.fixed, self.no_decay = (
+            {renamed[name] for name in old if name in renamed} for old in (self.fixed, self.no_decay)
+        )
+        self._names = names
+        self.train_groups(self._trains, self.batch_norm)
+        return added
+
+    def train_groups(self, names: Iterable[str], batch_norm: BatchNormPolicy = "frozen") -> bool:
         """Let these groups train and freeze all others: no gradient, and eval mode.
 
         Args:
-            names: layer groups that train.
+            names: layer groups that train, except for what is fixed.
             batch_norm: what BatchNorm layers of frozen groups do: `frozen` keeps statistics and weights,
                 `adapt` lets the statistics follow the new data, `train` trains their weights as well.
+
+        Returns:
+            whether this changed what requires a gradient.
 
         Raises:
             ValueError: a name is no layer group of this network.
@@ -117,10 +152,11 @@ class Network(nn.Module):
         names = set(names)
         if unknown := names - set(self._names):
             raise ValueError(f"{sorted(unknown)} are no layer groups; this network has {list(self._names)}.")
-        self._trains, self._batch_norm = names, batch_norm
+        before = [parameter.requires_grad for parameter in self.parameters()]
+        self._trains, self.batch_norm = names, batch_norm
         for group, parameters in self.groups.items():
-            for parameter in parameters.values():
-                parameter.requires_grad_(group in names)
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(group in names and name not in self.fixed)
         if batch_norm == "train":
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
@@ -129,15 +165,36 @@ class Network(nn.Module):
             if not parameter.requires_grad:
                 parameter.grad = None
         self.train(self.training)
+        return before != [parameter.requires_grad for parameter in self.parameters()]
 
     def train(self, mode: bool = True) -> "Network":
         """Set train or eval mode, where a module whose parameters are all frozen stays in eval mode."""
-        trained = {id(p) for group, ps in self.groups.items() if group in self._trains for p in ps.values()}
+        groups = self.groups
+        trained = {
+            id(parameter)
+            for group in self._trains
+            for name, parameter in groups[group].items()
+            if name not in self.fixed
+        }
         _set_mode(self, mode, trained)
         for module in self.modules():
-            if isinstance(module, _BatchNorm) and self._batch_norm != "frozen":
+            if isinstance(module, _BatchNorm) and self.batch_norm != "frozen":
                 module.training = mode
         return self
+
+    @property
+    def groups_with_batch_norm(self) -> list[str]:
+        norms = {id(p) for module in self.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
+        return [group for group, ps in self.groups.items() if not norms.isdisjoint(map(id, ps.values()))]
+
+
+def modules_within(module: nn.Module, ids: Collection[int]) -> list[nn.Module]:
+    """The outermost modules whose parameters, told by their ids, are all among these."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        own = {id(parameter) for parameter in child.parameters()}
+        found += [child] if own and own <= set(ids) else modules_within(child, ids)
+    return found
 
 
 def _set_mode(module: nn.Module, mode: bool, trained: set[int]) -> None:
@@ -146,6 +203,15 @@ def _set_mode(module: nn.Module, mode: bool, trained: set[int]) -> None:
     module.training = mode and (not parameters or not trained.isdisjoint(parameters))
     for child in module.children():
         _set_mode(child, module.training, trained)
+
+
+def _group_around(network: nn.Module, name: str, groups: Mapping[int, tuple[str, str]]) -> str:
+    while name:
+        name = name.rpartition(".")[0]
+        for parameter in network.get_submodule(name).parameters():
+            if id(parameter) in groups:
+                return groups[id(parameter)][0]
+    raise ValueError("A network without parameters has no layer groups.")
 
 
 def _assert_partition(groups: Mapping[str, Iterable[str]], parameters: Iterable[str]) -> None:

@@ -1,0 +1,1 @@
+"""Freezing strategies, one word each, over the layer groups of any network."""
