@@ -118,7 +118,7 @@ class GroupSchedule(LRScheduler):
     def __init__(self, optimizer: Optimizer, schedule: Schedule, steps: int = 1) -> None:
         self.schedule, self.steps = schedule, steps
         self._thawed: Mapping[str, int] | None = None
-        self._rewarm = 0.0
+        self._rewarm, self._scale = 0.0, 1.0
         super().__init__(optimizer)
 
     def set_steps(self, steps: int) -> None:
@@ -126,17 +126,18 @@ class GroupSchedule(LRScheduler):
         self.steps = steps
         self._apply()
 
-    def set_thawed(self, thawed: Mapping[str, int], rewarm: float) -> None:
-        """Apply from now on which layer groups train, and since which optimizer step.
+    def set_thawed(self, thawed: Mapping[str, int], rewarm: float, lr: float | None = None) -> None:
+        """Apply from now on which layer groups train, since which optimizer step, and `lr` in place of `optimizer.lr`.
 
         A group that starts at step 0 shares the run's warm-up. One that thaws later rises over `rewarm` (share of the
         run), because Adam's second moment is still empty and its first steps would be of full size.
         """
         self._thawed, self._rewarm = thawed, rewarm
+        self._scale = lr / self.optimizer.defaults["lr"] if lr else 1.0
         self._apply()
 
     def get_lr(self) -> list[float]:
-        factor = self.schedule(min(1.0, (self.last_epoch + 1) / (self.steps + 1)))
+        factor = self._scale * self.schedule(min(1.0, (self.last_epoch + 1) / (self.steps + 1)))
         groups = zip(self.base_lrs, self.optimizer.param_groups, strict=True)
         return [rate * factor * self._warmth(group["name"].partition("/")[0]) for rate, group in groups]
 
