@@ -14,65 +14,64 @@ from thaw import config
 @config.reports_errors
 def train(cfg: DictConfig) -> float:
     # torch comes with these, and must not slow down --help.
-    from lightning import seed_everything
-
-    from thaw import console, defaults, record
+    from thaw import console, defaults, distributed, record
+    from thaw.build import TRAINER, fine_tuner
     from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
     from thaw.errors import UserError
     from thaw.logger import closing_wandb, csv_logger
-    from thaw.module import FineTuner
-    from thaw.run import Run
+    from thaw.run import Run, run_name
 
     console.quiet_lightning()
-    data, task = config.preflight(cfg)
-    seed_everything(cfg.seed, workers=True, verbose=False)
-    network = config.build(cfg.model, **config.network_arguments(cfg, data, task))
-    data.preprocess(**network.preprocessing)
+    data, task, trainer = config.preflight(cfg)
+    world = distributed.world(trainer)
+    console.console.quiet = world.rank > 0
+    data.share(world.rank, world.size)
     monitor = cfg.monitor or task.monitor
     mode = config.monitor_direction(monitor, task)
-    freezing = config.build(cfg.freezing)
-    optimizer, schedule = config.builder(cfg.optimizer), config.build(cfg.scheduler)
-    module = FineTuner(network, task, optimizer, schedule, monitor, cfg.seed, config.plain(cfg))
+    module, freezing = fine_tuner(cfg, data, task, monitor)
 
     job = HydraConfig.get()
-    choices = job.runtime.choices
-    name = choices.get("experiment") or f"{choices.data}-{choices.model}-{choices.freezing}"
-    run = Run.open(cfg.run.dir, name, list(job.overrides.task), cfg.resume)
-    changed = config.changes(cfg, run.folder / "config.yaml")
-    if run.record.get("data", {}).get("fingerprint", data.fingerprint) != data.fingerprint:
-        changed.append("the samples or their labels are others than before")
-    if changed:
-        run.release()
-        raise UserError(f"resume must go on with the same settings: {'; '.join(changed)}. Or write another run.dir.")
+
+    def open_run() -> Run:
+        run = Run.open(cfg.run.dir, run_name(job.runtime.choices), list(job.overrides.task), cfg.resume)
+        changed = config.changes(cfg, run.folder / "config.yaml")
+        if run.record.get("data", {}).get("fingerprint", data.fingerprint) != data.fingerprint:
+            changed.append("the samples or their labels are others than before")
+        if changed:
+            run.release()
+            raise UserError(
+                f"resume must go on with the same settings: {'; '.join(changed)}. Or write another run.dir."
+            )
+        return run
+
+    run = distributed.open_together(world, trainer, open_run)
     if run.finished:
         console.say_finished(run)
         run.release()
         return run.record["metrics"][monitor]
 
     with run, closing_wandb(run):
-        precision = cfg.trainer.precision or defaults.default_precision(cfg.trainer.accelerator)
-        epochs = cfg.trainer.max_epochs or defaults.default_epochs(len(data.batches("train")))
+        precision, epochs = defaults.settled(cfg.trainer, len(data.batches("train")))
         settled = {"precision": precision, "max_epochs": epochs, "batch_size": data.batch_size}
         quality = data.quality()
         run.update(seed=cfg.seed, monitor=monitor, data=record.describe(data, quality), settled=settled)
-        config.write(cfg, run.folder / "config.yaml")
+        if run.leads:
+            config.write(cfg, run.folder / "config.yaml")
         console.say_start(run, precision, epochs, data.batching)
         console.say_quality(quality)
-        console.say_random_weights(network, freezing, epochs)
+        console.say_random_weights(module.network, freezing, epochs)
         keep = checkpoints(run.folder / "checkpoints", monitor, mode, cfg.checkpoint.every_n_steps)
         chosen = config.build_each(cfg.callbacks, monitor=monitor, mode=mode)
         place = {"save_dir": run.folder, "folder": str(run.folder), "name": run.folder.name}
         trainer = config.build(
             cfg.trainer,
             callbacks=[freezing, *chosen, *keep, console.Screen(freezing, monitor), record.Recorder(run, freezing)],
-            logger=[csv_logger(run), *config.build_each({"logger": cfg.logger}, **place)],
+            logger=[csv_logger(run), *config.build_each({"logger": cfg.logger if run.leads else None}, **place)],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.folder,
             precision=precision,
             max_epochs=epochs,
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+            **TRAINER,
         )
         record.fit(trainer, module, data, run)
 
@@ -84,7 +83,7 @@ def train(cfg: DictConfig) -> float:
             best_epoch=best["epoch"],
             checkpoints={role.filename: role.best_model_path for role in keep[:2]},
         )
-        per_class = record.write_predictions(run.folder, data, module, split)
+        per_class = record.write_predictions(run, data, module, split)
         console.say_results(run, per_class, split)
         return metrics[monitor]
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from thaw import run as run_module
+from thaw import lock as lock_module
 from thaw.errors import UserError
-from thaw.run import LOCK, Run, assert_writable, read_record
+from thaw.lock import LOCK
+from thaw.run import Run, assert_writable, read_record
 
 OVERRIDES = ["data=digits", "seed=1"]
 
@@ -438,16 +439,16 @@ def test_stale_lock_has_one_heir(here, monkeypatch):
     """Two processes see the same stale lock; the slower one must not throw away the lock that the faster one made."""
     run = finished()
     hold(run.folder, pid=dead_process(), host=socket.gethostname())
-    alive = run_module._alive
+    alive = lock_module._alive
 
     def overtaken(pid: int) -> bool:
         found = alive(pid)
-        monkeypatch.setattr(run_module, "_alive", alive)
+        monkeypatch.setattr(lock_module, "_alive", alive)
         (run.folder / LOCK).unlink()
         hold(run.folder, pid=os.getppid(), host=socket.gethostname())
         return found
 
-    monkeypatch.setattr(run_module, "_alive", overtaken)
+    monkeypatch.setattr(lock_module, "_alive", overtaken)
     with pytest.raises(UserError, match=f"held by process {os.getppid()} "):
         made(resume="must")
     assert json.loads((run.folder / LOCK).read_text())["pid"] == os.getppid()

@@ -5,7 +5,6 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,12 +12,14 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from rich.markup import escape
 
-from thaw.console import parameter_counts, say
+from thaw.console import say
 from thaw.data.datamodule import DataModule
 from thaw.data.quality import Quality
-from thaw.freezing import Freezing
+from thaw.distributed import gathered, load_whole
+from thaw.freezing.freezing import Freezing
 from thaw.module import FineTuner
 from thaw.run import Run
+from thaw.tables import parameter_counts
 
 SIGTERM_CODE = 143
 
@@ -29,6 +30,7 @@ class Recorder(Checkpoint):
     def __init__(self, run: Run, freezing: Freezing) -> None:
         self.run, self.freezing = run, freezing
         self._samples, self._seconds = 0, 0.0
+        self._before: list[Any] = run.record.get("contract", [])  # as checked before this run was resumed
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = time.monotonic()
@@ -42,13 +44,19 @@ class Recorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         total, training = parameter_counts(self.freezing.states)
+        contract = list(self._before)
+        for stage in self.freezing.contract:
+            if not contract or stage["groups"] != contract[-1]["groups"]:  # a resumed run checks its stage again
+                contract.append(stage)
         self.run.update(
             epochs=trainer.current_epoch + 1,
             steps=trainer.global_step,
-            samples_per_second=round(self._samples / max(self._seconds, 1e-9), 1),
+            samples_per_second=round(self._samples * trainer.world_size / max(self._seconds, 1e-9), 1),
             peak_memory_bytes=peak_memory(),
             parameters={"total": total, "trainable_at_end": training},
-            timeline=[{"epoch": epoch, "groups": groups} for epoch, groups in self.freezing.timeline],
+            timeline=[stage._asdict() for stage in self.freezing.timeline],
+            contract=contract,
+            freezing=self.freezing.state_dict(),
         )
 
 
@@ -95,28 +103,28 @@ def evaluate(
         the split, and its metrics.
     """
     split = "test" if "test" in data.splits else "val"
-    module.load_state_dict(checkpoint["state_dict"])
+    load_whole(module, checkpoint["state_dict"])
     module.predictions.clear()
     measure = trainer.test if split == "test" else trainer.validate
     return split, measure(module, data, verbose=False)[0]
 
 
-def write_predictions(folder: Path, data: DataModule, module: FineTuner, split: str) -> dict[str, list[float]]:
+def write_predictions(run: Run, data: DataModule, module: FineTuner, split: str) -> dict[str, list[float]]:
     """Write `predictions.csv`, one row a sample in the data's own order, and `per_class.csv`; return its columns."""
-    if not module.predictions:
-        return {}
     order = [index for batch in data.batches(split).batches(0) for index in batch]
     # Not strict: trainer.limit_test_batches may have left the rest out.
-    rows = dict(sorted(zip(order, module.predictions, strict=False), key=lambda pair: pair[0]))
+    rows = dict(sorted(gathered(list(zip(order, module.predictions, strict=False))), key=lambda pair: pair[0]))
+    if not rows or not run.leads:
+        return {}
     names = list(data.names(data.splits[split]))
-    with open(folder / "predictions.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["split", "sample", *module.predictions[0]])
+    with open(run.folder / "predictions.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["split", "sample", *next(iter(rows.values()))])
         writer.writeheader()
         for index, row in rows.items():
             writer.writerow({"split": split, "sample": names[index]} | row)
     columns = module.task.per_class(list(rows.values()))
     if columns:
-        with open(folder / "per_class.csv", "w", newline="") as file:
+        with open(run.folder / "per_class.csv", "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["class", *columns])
             writer.writerows(zip(data.classes, *columns.values(), strict=True))

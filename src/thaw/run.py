@@ -1,13 +1,12 @@
 """The run directory: unique, locked, and described by one atomically written run.json."""
 
-import contextlib
+import itertools
 import json
 import math
 import os
 import platform
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thaw.errors import UserError
+from thaw.lock import lock, read_json, unlock
 
 Resume = Literal["never", "auto", "must"]
-LOCK, ERROR_LOG = "run.lock", "error.log"
-PACKAGES = ("torch", "lightning", "timm", "hydra-core", "torchmetrics", "torchvision")
+ERROR_LOG = "error.log"
+PACKAGES = ("torch", "lightning", "timm", "transformers", "peft", "hydra-core", "torchmetrics", "torchvision")
 
 
 class Run:
@@ -33,11 +33,17 @@ class Run:
     Args:
         folder: the directory, which exists.
         record: what `run.json` holds already.
+        leads: whether this process writes; of several that share a run, one does.
     """
 
-    def __init__(self, folder: Path, record: Mapping[str, Any] | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, record: Mapping[str, Any] | None = None, leads: bool = True) -> None:
+        self.folder, self.leads = folder, leads
         self.record: dict[str, Any] = dict(record or {})
+
+    @classmethod
+    def following(cls, folder: str | Path) -> "Run":
+        """A run that another process has opened."""
+        return cls(Path(folder), read_record(Path(folder)), leads=False)
 
     @classmethod
     def open(cls, folder: str | None, name: str, overrides: Sequence[str], resume: Resume = "never") -> "Run":
@@ -60,7 +66,7 @@ class Run:
             for candidate in [wanted] if folder and read_record(wanted) else _earlier(wanted):
                 record = read_record(candidate) or {}
                 if (folder and candidate == wanted) or record.get("overrides") == same:
-                    _lock(candidate)
+                    lock(candidate)
                     return cls(candidate, record)
             if resume == "must":
                 raise UserError(f"resume=must needs an earlier run of the same command; found none at '{wanted}'.")
@@ -90,6 +96,9 @@ class Run:
     def update(self, **fields: Any) -> None:
         """Write the record so that a reader sees the old one or the new one, never a half."""
         record = self.record | fields
+        if not self.leads:
+            self.record = record
+            return
         unfinished = self.folder / f".run.json.{os.getpid()}.tmp"
         unfinished.write_text(json.dumps(_strict(record), indent=2, allow_nan=False) + "\n")
         os.replace(unfinished, self.folder / "run.json")
@@ -98,7 +107,8 @@ class Run:
     def __enter__(self) -> "Run":
         self._began = time.monotonic()
         self._before = self.record.get("seconds", 0.0)
-        (self.folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
+        if self.leads:
+            (self.folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
         self.update(status="running", reason=None, versions=_versions(), git=_git())
         return self
 
@@ -109,13 +119,14 @@ class Run:
             status, reason = "interrupted", "Ctrl-C" if kind is KeyboardInterrupt else f"exit {error}"
         else:
             status, reason = "failed", f"{kind.__name__}: {error}"
-        if status == "failed":
+        if status == "failed" and self.leads:
             (self.folder / ERROR_LOG).write_text("".join(traceback.format_exception(kind, error, trace)))
         self.update(status=status, reason=reason, seconds=round(self._before + time.monotonic() - self._began, 2))
         self.release()
 
     def release(self) -> None:
-        (self.folder / LOCK).unlink(missing_ok=True)
+        if self.leads:
+            unlock(self.folder)
 
 
 def _strict(value: Any) -> Any:
@@ -126,9 +137,21 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def run_name(choices: Mapping[str, str | None]) -> str:
+    """The name of a run for which none is given, by the option chosen of each group."""
+    return choices.get("experiment") or f"{choices['data']}-{choices['model']}-{choices['freezing']}"
+
+
+def free_folder(folder: str | None, name: str) -> Path:
+    """Where a fresh run would write if it began now."""
+    wanted = Path(folder) if folder else Path("runs") / name
+    numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([wanted], numbered) if not path.is_dir() or not any(path.iterdir()))
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a run directory, or None where there is none."""
-    return _read_json(folder / "run.json")
+    return read_json(folder / "run.json")
 
 
 def assert_writable(folder: str | None) -> None:
@@ -169,59 +192,12 @@ def _make_unique(wanted: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if not any(folder.iterdir()):
             try:
-                _lock(folder)  # whoever creates the lock owns the directory, also when eight start at once
+                lock(folder)  # whoever creates the lock owns the directory, also when eight start at once
                 return folder
             except UserError:
                 pass
         number += 1
         folder = wanted.with_name(f"{wanted.name}-{number}")
-
-
-def _lock(folder: Path) -> None:
-    path, host = folder / LOCK, socket.gethostname()
-    for _ in range(2):
-        try:
-            with open(path, "x") as file:
-                json.dump({"pid": os.getpid(), "host": host}, file)
-            return
-        except FileExistsError:
-            holder = _read_json(path)
-            if not holder:
-                raise UserError(
-                    f"'{path}' must tell which process holds the directory; it is empty. Remove it."
-                ) from None
-            if holder.get("host") != host or _alive(holder.get("pid", 0)):
-                break
-            # Left behind by a process that is gone. Renamed and not removed: only one can rename what it has read.
-            mine = path.with_name(f"{LOCK}.{os.getpid()}")
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(path, mine)
-                if _read_json(mine) != holder:
-                    with contextlib.suppress(FileExistsError):
-                        os.link(mine, path)  # another was faster, and this was its lock
-                mine.unlink()
-            holder = _read_json(path) or holder
-    raise UserError(
-        f"A run directory must be in use by one process; '{folder}' is held by process {holder.get('pid')} on "
-        f"{holder.get('host')}. Wait for it, or choose another run.dir."
-    )
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _versions() -> dict[str, str]:

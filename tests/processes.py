@@ -1,0 +1,80 @@
+"""Functions run in two processes that can talk, and whole runs in them, without the seconds that imports take."""
+
+import contextlib
+import multiprocessing
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+# One fresh process imports all of this once, and each rank is a fork of it: no threads, no state of earlier tests.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["test_distributed"])
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
+def on_two_ranks(function: Callable[..., Any], *arguments: Any, seconds: float = 150) -> list[Any]:
+    """What `function(*arguments)` returns on each rank; an error where one fails or hangs."""
+    port, ends, ranks = free_port(), [], []
+    for rank in range(2):
+        ours, theirs = SERVER.Pipe(duplex=False)
+        process = SERVER.Process(target=_rank, args=(theirs, rank, port, function, arguments), daemon=True)
+        process.start()
+        theirs.close()
+        ends.append(ours)
+        ranks.append(process)
+    deadline, found = time.monotonic() + seconds, []
+    try:
+        for rank, end in enumerate(ends):
+            if not end.poll(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError(f"rank {rank} still runs after {seconds} s")
+            found.append(end.recv())
+    finally:
+        for process in ranks:
+            process.join(10 if len(found) == 2 else 0)
+            process.kill()
+    if wrong := [text for good, text in found if not good]:
+        raise RuntimeError("\n".join(wrong))  # not an assertion: a probe may expect one to fail
+    return [result for _, result in found]
+
+
+def _rank(end: Connection, rank: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    place = {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    os.environ.update(place)
+    try:
+        end.send((True, function(*arguments)))
+    except BaseException:
+        end.send((False, traceback.format_exc()))
+
+
+def train_here(folder: Path, overrides: tuple[str, ...], change: Callable[[], Any] | None = None) -> tuple[int, str]:
+    """Exit code and all that is printed of `python train.py …` as this rank; `change` breaks something before."""
+    import train
+    from thaw import config
+
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    sys.argv = ["train.py", *overrides]
+    printed = folder / f"printed{os.environ['LOCAL_RANK']}.txt"
+    code = 0
+    with open(printed, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        from thaw.console import console
+
+        console.file = file
+        if change:
+            change()
+        try:
+            config.main(train.train)
+        except SystemExit as end:
+            code = end.code or 0
+    return code, printed.read_text()
