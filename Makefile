@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: setup train test test-slow lint format lock results
+.PHONY: setup train test test-slow lint format lock results proof
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
@@ -36,3 +36,6 @@ lock: setup
 
 results: setup
 	$(PY) scripts/results.py
+
+proof: setup
+	$(PY) -W ignore scripts/proof.py $(ARGS)

@@ -13,12 +13,16 @@ os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", HYDRA_FULL_ERROR="1
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
+from torch import nn
 
 import train
 from thaw import config
@@ -43,19 +47,65 @@ class Outcome:
 
 
 @pytest.fixture
-def run_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture) -> Callable[..., Outcome]:
-    """`run_train("freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
+def run_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture) -> Callable[..., Outcome]:
+    """`run_task(task, "train.py", "freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
 
-    def run(*overrides: str) -> Outcome:
+    def run(task: Callable[[], Any], script: str, *overrides: str) -> Outcome:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+        monkeypatch.setattr(sys, "argv", [script, *overrides])
         GlobalHydra.instance().clear()
         code = 0
         try:
-            config.main(train.train)
+            config.main(task)
         except SystemExit as end:
             code = end.code
         printed = capfd.readouterr()
         return Outcome(code, printed.out, printed.err, tmp_path)
 
     return run
+
+
+@pytest.fixture
+def run_train(run_task: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """`run_train("freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
+    return partial(run_task, train.train, "train.py")
+
+
+def assert_groups_run_in_forward_order(network: Any, inputs: Any) -> None:
+    """Told by hooks on the modules that own the parameters, not by their names."""
+    group_of = {id(p): index for index, ps in enumerate(network.groups.values()) for p in ps.values()}
+    called: list[int] = []
+
+    def note(module: nn.Module, _: object) -> None:
+        called.extend({group_of[id(p)] for p in module.parameters(recurse=False)})
+
+    leaves = [m for m in network.modules() if not list(m.children()) and list(m.parameters(recurse=False))]
+    handles = [module.register_forward_pre_hook(note) for module in leaves]
+    with torch.no_grad():
+        network(inputs)
+    for handle in handles:
+        handle.remove()
+    assert called == sorted(called)
+    assert set(called) == set(range(len(network.groups)))
+
+
+@pytest.fixture
+def stopped_after_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`with stopped_after_epoch(1):` every run ends as by Ctrl-C when its second epoch is recorded."""
+
+    @contextmanager
+    def stopped(epoch: int) -> Iterator[None]:
+        from thaw.record import Recorder
+
+        record_epoch = Recorder.on_train_epoch_end
+
+        def stop(self: Any, trainer: Any, module: Any) -> None:
+            record_epoch(self, trainer, module)
+            if trainer.current_epoch == epoch:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Recorder, "on_train_epoch_end", stop)
+            yield
+
+    return stopped

@@ -84,7 +84,7 @@ def test_what_composes_also_builds(group: str, choice: str) -> None:
         ("+optimizer.beta=1", "optimizer.beta is no setting of thaw.optimizer.create_optimizer."),
         ("run.dir=/proc/nowhere/run", "run.dir must be a folder that can be written"),
         ("data=image_folder", "data.root must be given."),
-        ("trainer.devices=2", "trainer.devices must be 1"),
+        ("trainer.devices=2", "trainer must have a strategy for 2 processes"),
         ("trainer.precision=7", "trainer.precision must be"),
         ("trainer.accelerator=abacus", "trainer must suit this machine"),
         ("trainer.max_epochs=0", "trainer.max_epochs must be greater than or equal to 1"),

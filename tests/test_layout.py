@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+TRANSFORMERS = (
+    "transformers",
+    "transformers_config",
+    "transformers_weights",
+    "tokenizer",
+    "speech_features",
+    "image_processor",
+)
 SOURCES = sorted((ROOT / "src" / "thaw").rglob("*.py"))
 
 
@@ -37,10 +45,10 @@ def test_timm_is_imported_where_its_models_and_its_optimizers_are_made() -> None
 @pytest.mark.parametrize(
     ("package", "files"),
     [
-        ("transformers", {"model/transformers.py", "model/tokenizer.py", "model/speech_features.py"}),
+        ("transformers", {f"model/{name}.py" for name in TRANSFORMERS} | {"transformers_schedule.py"}),
         ("tokenizers", {"model/tokenizer.py"}),
-        ("datasets", {"data/table.py", "data/text.py", "data/docstrings.py", "data/stream.py"}),
-        ("soundfile", {"data/speech.py"}),
+        ("datasets", {"data/table.py", "data/text.py", "data/tokens.py", "data/docstrings.py", "data/stream.py"}),
+        ("soundfile", {"data/sound_files.py"}),
         ("torchmetrics", {"task/task.py", "task/metrics.py", "task/present.py", "task/classification.py"}),
     ],
 )

@@ -362,18 +362,23 @@ def test_a_metric_takes_arguments_and_the_first_one_is_monitored():
 
 
 @pytest.mark.parametrize(
-    ("metric", "said"),
+    ("metric", "given", "advice"),
     [
-        ("MulticlassAccuray", "Did you mean 'MulticlassAccuracy'?"),
-        ("{name:F1Scor}", "Did you mean 'F1Score'?"),
-        ("{average:macro}", ""),
-        ("null", ""),
+        ("MulticlassAccuray", "'MulticlassAccuray'", "Did you mean 'MulticlassAccuracy'?"),
+        ("{name:F1Scor}", "{'name': 'F1Scor'}", "Did you mean 'F1Score'?"),
+        ("{average:macro}", "{'average': 'macro'}", "Choose one of: "),
+        ("null", "None", "Choose one of: "),
+        ("[F1Score]", "['F1Score']", "Did you mean 'F1Score'?"),
     ],
 )
-def test_an_unknown_metric_is_refused_with_what_was_meant(metric, said):
+def test_an_unknown_metric_is_named_alone_with_what_was_meant(metric, given, advice):
     [problem] = config.validate(composed(f"+task.metrics.mine={metric}"))
-    assert problem.startswith("task.metrics must name metrics of torchmetrics, as 'mine' does not")
-    assert said in problem
+    assert problem.startswith(f"task.metrics.mine must be a metric of torchmetrics; got {given}. {advice}")
+
+
+def test_of_several_unknown_metrics_each_is_named():
+    problems = config.validate(composed("+task.metrics.mine=Acuracy", "+task.metrics.other=F1Scor"))
+    assert [problem.partition(" ")[0] for problem in problems] == ["task.metrics.mine", "task.metrics.other"]
 
 
 @pytest.mark.parametrize(

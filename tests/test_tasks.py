@@ -255,3 +255,9 @@ def test_the_loss_of_a_split_is_the_mean_over_its_tokens():
         task.update("val", loss, (values, torch.tensor([length])), targets)
     expected = sum(loss * length for loss, length in losses) / 32
     assert float(task.compute("val")["val/loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_single_sample_has_no_r2_and_is_no_reason_to_stop() -> None:
+    task = Regression(["value"], metrics={"r2": "R2Score"})
+    task.update("val", torch.tensor(0.0), torch.zeros(1, 1), torch.ones(1, 1))
+    assert math.isnan(float(task.compute("val")["val/r2"]))

@@ -51,8 +51,7 @@ TOP_LEVEL: Mapping[str, Any] = {
     "trainer.max_epochs": Annotated[int, Field(ge=1)] | None,
 }
 
-
-# What a resumed run may have otherwise than before: it changes no figure.
+# What a resumed run may have otherwise: it changes no figure.
 MAY_CHANGE = ("run.", "resume", "logger", "report", "data.num_workers", "trainer.accelerator", "trainer.devices")
 
 
@@ -77,13 +76,7 @@ def fitting(node: DictConfig, given: Mapping[str, Any]) -> dict[str, Any]:
 def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
     """Build every node that has a target, with those of the given arguments that it asks for and leaves open."""
     chosen = [node for node in nodes.values() if node and "_target_" in node]
-    return [
-        build(node, **{name: value for name, value in given.items() if _leaves_open(node, name)}) for node in chosen
-    ]
-
-
-def _leaves_open(node: DictConfig, name: str) -> bool:
-    return name in schema.signature(_target(node._target_)) and node.get(name) is None
+    return [build(node, **{k: v for k, v in fitting(node, given).items() if node.get(k) is None}) for node in chosen]
 
 
 def network_arguments(cfg: DictConfig, data: Any, task: Any) -> dict[str, Any]:
@@ -126,9 +119,14 @@ def write(cfg: DictConfig, path: Path) -> None:
     path.write_text(OmegaConf.to_yaml(cfg, resolve=True))
 
 
+def read(path: Path) -> DictConfig:
+    """The configuration that a run has written; it is not checked yet."""
+    return OmegaConf.load(path)
+
+
 def changes(cfg: DictConfig, path: Path) -> list[str]:
     """What a resumed run would do otherwise than the configuration written at `path`, in words."""
-    return schema.changes(plain(OmegaConf.load(path)), plain(cfg), MAY_CHANGE) if path.is_file() else []
+    return schema.changes(plain(read(path)), plain(cfg), MAY_CHANGE) if path.is_file() else []
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -136,21 +134,22 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True)
 
 
-def preflight(cfg: DictConfig) -> tuple[Any, Any]:
-    """Check everything that can be checked before a network is built, and return the data module and the task.
+def preflight(cfg: DictConfig) -> tuple[Any, Any, Any]:
+    """Check everything that can be checked before a network is built; return data module, task and a bare trainer.
 
     Raises:
         UserError: all problems at once.
     """
-    problems = validate(cfg) + _several_processes(cfg)
-    data = task = None
+    problems = validate(cfg)
+    data = task = trainer = None
     try:
         assert_writable(cfg.run.dir)
     except UserError as error:
         problems += error.problems
     if not any(problem.startswith("trainer.") for problem in problems):
         try:
-            build(cfg.trainer, logger=False)  # Lightning's own checks, before anything is made
+            trainer = build(cfg.trainer, logger=False)  # Lightning's own checks, before anything is made
+            problems += _several_processes(cfg, trainer)
         except Exception as error:  # it raises its own types and plain ones
             reason = (str(error) or type(error).__name__).splitlines()[0]
             problems.append(f"trainer must suit this machine: {reason} Write e.g. trainer=default.")
@@ -168,7 +167,7 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any]:
             problems += error.problems
     if problems:
         raise UserError(*problems)
-    return data, task
+    return data, task, trainer
 
 
 def validate(cfg: DictConfig) -> list[str]:
@@ -177,11 +176,11 @@ def validate(cfg: DictConfig) -> list[str]:
     return schema.problems(plain(cfg), TOP_LEVEL, groups, _target)
 
 
-def _several_processes(cfg: DictConfig) -> list[str]:
-    devices = plain(cfg.trainer).get("devices")
-    if devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1):
-        return []
-    return [f"trainer.devices must be 1, or the index of one device such as [0]: runs are one process; got {devices}."]
+def _several_processes(cfg: DictConfig, trainer: Any) -> list[str]:
+    from thaw.distributed import conflicts
+
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return conflicts(trainer, plain(cfg), sweep)
 
 
 def _target(path: str) -> Any:

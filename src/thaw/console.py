@@ -11,13 +11,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from thaw.contract import GroupState
-from thaw.data.quality import Quality, screen
-from thaw.freezing import Freezing
+from thaw.data.quality import Quality
+from thaw.freezing.freezing import Freezing
 from thaw.model.network import Network
 from thaw.run import Run
+from thaw.tables import data_table, findings, parameter_counts, per_class_table, plan_table, results_table
 
 console = Console(highlight=False)
 # More rows than this are better read in per_class.csv.
@@ -61,6 +61,8 @@ class Screen(Checkpoint):
         self._began = time.monotonic()
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         if not self._shown:
+            if decision := self.freezing.decision():
+                say(decision)
             console.print(plan_table(self.freezing.states))
             self._progress.start()
         elif self._shown is not self.freezing.states:
@@ -85,54 +87,14 @@ class Screen(Checkpoint):
         self._progress.stop()
 
 
-def plan_table(states: Sequence[GroupState]) -> Table:
-    """The layer groups, and what each does from now on."""
-    table = Table("layer group", title="Plan", title_justify="left")
-    for column in ("parameters", "trains", "lr", "weight decay", "mode"):
-        table.add_column(column, justify="right" if column in ("parameters", "lr", "weight decay") else "left")
-    for state in states:
-        rates = (f"{state.lr:.2g}", f"{state.weight_decay:g}") if state.trains else ("–", "–")
-        trains = "[green]yes[/]" if state.trains else "[blue]frozen[/]"
-        table.add_row(state.group, f"{state.parameters:,}", trains, *rates, state.mode)
-    table.add_section()
-    total, training = parameter_counts(states)
-    table.add_row("all", f"{total:,}", f"{training:,}", "", "", "")
-    return table
-
-
-def parameter_counts(states: Sequence[GroupState]) -> tuple[int, int]:
-    """Parameters in all, and of the groups that train."""
-    return sum(state.parameters for state in states), sum(state.parameters for state in states if state.trains)
-
-
 def _change(before: Sequence[GroupState], now: Sequence[GroupState]) -> str:
     old, new = ({state.group for state in states if state.trains} for states in (before, now))
     thawed = [f"{state.group} (lr {state.lr:.2g})" for state in now if state.group in new - old]
     frozen = [state.group for state in now if state.group in old - new]
     total, training = parameter_counts(now)
     parts = [f"thaws {', '.join(thawed)}"] * bool(thawed) + [f"freezes {', '.join(frozen)}"] * bool(frozen)
+    parts = parts or [f"lr {max(state.lr for state in now):.2g}"]
     return f"{'; '.join(parts)}: {training:,} of {total:,} parameters train"
-
-
-def results_table(metrics: Mapping[str, float], best_epoch: int | None) -> Table:
-    """Rows of metrics, a column for each split that was measured."""
-    splits = [split for split in ("train", "val", "test") if any(name.startswith(f"{split}/") for name in metrics)]
-    names = dict.fromkeys(name.partition("/")[2] for name in metrics)
-    title = "Results" if best_epoch is None else f"Results at the best epoch ({best_epoch + 1})"
-    table = Table("metric", *splits, title=title, title_justify="left")
-    for name in names:
-        values = [metrics.get(f"{split}/{name}") for split in splits]
-        table.add_row(name, *("–" if value is None else f"{value:.4f}" for value in values))
-    return table
-
-
-def per_class_table(classes: Sequence[str], columns: Mapping[str, Sequence[float]], split: str) -> Table:
-    """Precision, recall, F1 and support of each class."""
-    table = Table("class", *columns, title=f"Per class ({split})", title_justify="left")
-    for number, name in enumerate(classes):
-        values = [column[number] for column in columns.values()]
-        table.add_row(escape(name), *(str(value) if isinstance(value, int) else f"{value:.4f}" for value in values))
-    return table
 
 
 def say_start(run: Run, precision: str, epochs: int, batching: str) -> None:
@@ -143,8 +105,9 @@ def say_start(run: Run, precision: str, epochs: int, batching: str) -> None:
 
 def say_quality(quality: Quality) -> None:
     """What there is to know of the data, in one screen."""
-    for part in screen(quality):
-        console.print(part, soft_wrap=isinstance(part, str))
+    console.print(data_table(quality))
+    for line in findings(quality):
+        say(line)
 
 
 def say_random_weights(network: Network, freezing: Freezing, epochs: int) -> None:
@@ -174,7 +137,16 @@ def say_results(run: Run, per_class: Mapping[str, Sequence[float]], split: str) 
 def quiet_lightning() -> None:
     """Keep Lightning's own chatter off a screen that says the same in its own words."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*Checkpoint directory.*"):
+    ours = (
+        ".*in eval mode at the start of training.*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory.*",
+        ".*sync_dist=True.*",
+        ".*DistributedSampler.*",
+        ".*in eval mode at the start of training.*",  # what is frozen is, and the plan tells which
+        ".*overrides the configure_model callback.*",  # a network is sharded under trainer=fsdp alone
+    )
+    for message in ours:
         warnings.filterwarnings("ignore", message)
     for message in (".*logging interval.*", ".*treespec, LeafSpec.*", ".*IterableDataset. has .__len__.*"):
         warnings.filterwarnings("ignore", message)

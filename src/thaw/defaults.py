@@ -1,6 +1,8 @@
 """Rules for what a user leaves open, each printed with the value it gave."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -25,3 +27,9 @@ def default_precision(accelerator: str) -> str:
     """`bf16-mixed` on a GPU that computes in it, else `32-true`."""
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def settled(trainer: Mapping[str, Any], batches: int) -> tuple[str, int]:
+    """(precision, epochs) of a run with these trainer settings and so many training batches an epoch."""
+    precision = trainer.get("precision") or default_precision(trainer.get("accelerator") or "auto")
+    return precision, trainer.get("max_epochs") or default_epochs(batches)

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend, and the search for what was meant."""
+"""The exception for mistakes a user can mend, the one for promises not kept, and the search for what was meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -20,6 +20,10 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+class FreezeContractError(RuntimeError):
+    """The freeze contract does not hold; the message names the parameter or module."""
 
 
 def did_you_mean(given: str, known: Iterable[str], shown: int = 8) -> str:

@@ -9,7 +9,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from thaw.distributed import FSDP
 from thaw.model.network import Network, Steps
+from thaw.regularization import Regularization
 from thaw.scheduler import GroupSchedule, Schedule
 from thaw.task.task import Task
 
@@ -26,6 +28,8 @@ class FineTuner(L.LightningModule):
         monitor: full name of the metric that chooses the best epoch and drives `plateau`.
         seed: with the epoch, it fixes what dropout and mixing draw.
         config: the resolved configuration, as plain containers, stored in every checkpoint.
+        regularization: its penalty is added to what is minimised; `train/loss` stays the task's own, so that curves
+            with and without it compare, and the penalty is told as `train/penalty`.
     """
 
     def __init__(
@@ -37,10 +41,14 @@ class FineTuner(L.LightningModule):
         monitor: str = "val/accuracy",
         seed: int = 0,
         config: Mapping[str, Any] | None = None,
+        regularization: Regularization | None = None,
     ) -> None:
         super().__init__()
         self.network, self.task, self.optimizer, self.schedule = network, task, optimizer, schedule
         self.monitor, self.seed = monitor, seed
+        self.regularization = regularization or Regularization()
+        self.regularization.start(network)
+        self._sharded = False
         # a row of predictions.csv for each sample of an evaluation after the training
         self.predictions: list[dict[str, Any]] = []
         optimizer(network)  # a wrong option must show before the run begins
@@ -51,8 +59,14 @@ class FineTuner(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer(self.network)
+        optimizer.register_step_post_hook(lambda *_: self.regularization.after_step(self.network, optimizer))
         scheduler = GroupSchedule(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, FSDP) and not self._sharded:
+            self.trainer.strategy.shard(self.network)
+            self._sharded = True
 
     def on_train_start(self) -> None:
         # Asked any earlier, Lightning would let the loader's workers fetch epoch 0 before it restores a checkpoint.
@@ -61,10 +75,11 @@ class FineTuner(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:
             # Dropout and mixing draw the same in a resumed epoch as in an uninterrupted one.
-            torch.manual_seed(hash((self.seed, self.current_epoch)) & 0x7FFF_FFFF_FFFF_FFFF)
+            rank = (self.global_rank,) if self.global_rank else ()
+            torch.manual_seed(hash((self.seed, self.current_epoch, *rank)) & 0x7FFF_FFFF_FFFF_FFFF)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step("train", batch)[0]
+        return self._step("train", batch)[0] + self.regularization.penalty(self.network)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._keep(self._step("val", batch)[1], batch[1])
@@ -85,6 +100,7 @@ class FineTuner(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         metrics = self._log("train")
+        self.log_dict(self.regularization.measure(self.network))
         if not metrics["train/loss"].isfinite():
             raise RuntimeError(f"The loss is {metrics['train/loss']}; write a smaller optimizer.lr.")
 

@@ -34,14 +34,14 @@ def param_groups(
     """Every parameter of the network in exactly one group, named `block03/decay` or `block03/no_decay`.
 
     The rate of a group at depth d below the head is `lr × layer_decay^d` (arXiv:2106.08254); the head's, at depth 0,
-    is `lr × head_lr_scale` if it is new. Vectors (biases, norms) and the body's own `no_decay` names get no weight
-    decay.
+    is `lr × head_lr_scale` if it is new. A strategy that trains a small part of the body may scale the body's rates.
+    Vectors (biases, norms) and the body's own `no_decay` names get no weight decay.
     """
     result = []
     layers = list(network.groups.items())
     for index, (layer, parameters) in enumerate(layers):
         new = layer == "head" and network.new_head
-        scale = head_lr_scale if new else layer_decay ** (len(layers) - 1 - index)
+        scale = head_lr_scale if new else network.lr_scale * layer_decay ** (len(layers) - 1 - index)
         kinds: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": []}
         for name, parameter in parameters.items():
             kinds["no_decay" if parameter.ndim <= 1 or name in network.no_decay else "decay"].append(parameter)

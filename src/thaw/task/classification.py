@@ -144,9 +144,8 @@ class Multilabel(Task):
         held = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
         rarity = ((samples - held) / held).clamp(min=1 / max(samples, 1)) if balanced else None
         weights = None if balanced else loss_weights(class_weights, class_counts, classes)
-        self.register_buffer(
-            "rarity", rarity, persistent=False
-        )  # weight of a label's presence, that of absence being 1
+        # The weight of a label's presence, that of its absence being 1.
+        self.register_buffer("rarity", rarity, persistent=False)
         self.register_buffer("weights", weights, persistent=False)
         self.assert_measurable(torch.zeros(4, len(classes)), torch.arange(4)[:, None].expand(4, len(classes)) % 2.0)
 

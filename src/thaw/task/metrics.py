@@ -10,7 +10,7 @@ import torchmetrics
 from pydantic import AfterValidator
 from torchmetrics import Metric, MetricCollection
 
-from thaw.errors import UserError, did_you_mean
+from thaw.errors import UserError, did_you_mean, first_line
 from thaw.task import present
 
 PLACES = (torchmetrics, torchmetrics.classification, torchmetrics.regression, torchmetrics.text, present)
@@ -28,16 +28,14 @@ def known_metrics() -> dict[str, type[Metric]]:
     return found
 
 
-def _known(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-    for name, metric in metrics.items():
-        wanted = metric if isinstance(metric, str) else dict(metric or {}).get("name")
-        if not isinstance(wanted, str) or wanted not in known_metrics():
-            advice = did_you_mean(str(wanted), known_metrics())
-            raise ValueError(f"must name metrics of torchmetrics, as '{name}' does not", advice)
-    return metrics
+def _known(metric: Any) -> Any:
+    name = metric.get("name") if isinstance(metric, Mapping) else metric
+    if not isinstance(name, str) or name not in known_metrics():
+        raise ValueError("must be a metric of torchmetrics", did_you_mean(str(name), known_metrics()))
+    return metric
 
 
-Metrics = Annotated[Mapping[str, Any], AfterValidator(_known)]
+Metrics = Mapping[str, Annotated[Any, AfterValidator(_known)]]
 
 
 def build_metrics(metrics: Metrics, **sizes: int) -> MetricCollection:
@@ -63,8 +61,7 @@ def build_metrics(metrics: Metrics, **sizes: int) -> MetricCollection:
             try:
                 built[own] = target(**(given | arguments))
             except (TypeError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"task.metrics.{own} must fit {target.__name__}: {reason}.") from None
+                raise UserError(f"task.metrics.{own} must fit {target.__name__}: {first_line(error)}.") from None
     return collected(built)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from thaw.errors import UserError
+from thaw.errors import UserError, first_line
 from thaw.task.metrics import collected, keeps_everything
 
 # (batch, num_outputs), or (values (batch, steps, num_outputs), lengths (batch,)) with an output for each step.
@@ -25,7 +25,8 @@ class MeanLoss(Metric):
         self.add_state("number", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, number: int | Tensor) -> None:
-        """
+        """Add a batch.
+
         Args:
             loss: the mean of a batch, a scalar.
             number: of what it is the mean.
@@ -96,10 +97,9 @@ class Task(nn.Module, ABC):
                     probe.update(*self.measured(outputs, targets))
                     probe.compute().float()
             except Exception as error:  # every metric has its own way
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
                 kind = type(metric).__name__
                 raise UserError(
-                    f"task.metrics.{own} must read what this task predicts; {kind} does not ({reason}). "
+                    f"task.metrics.{own} must read what this task predicts; {kind} does not ({first_line(error)}). "
                     f"Leave it out: ~task.metrics.{own}"
                 ) from None
 
