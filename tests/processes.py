@@ -50,7 +50,7 @@ def on_two_ranks(function: Callable[..., Any], *arguments: Any, seconds: float =
 
 def _rank(end: Connection, rank: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     place = {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-    os.environ.update(place)
+    os.environ.update(place, THAW_RUN="1:/left/by/an/earlier/run")
     try:
         end.send((True, function(*arguments)))
     except BaseException:

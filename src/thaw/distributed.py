@@ -1,5 +1,6 @@
 """Several processes: which one this is, one run directory for all, and gradients exchanged for what trains alone."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from thaw.errors import UserError
 from thaw.model.network import Network, modules_within
 from thaw.run import Run
 
-# Tells the processes that Lightning starts where the first of them writes.
+# Tells the processes that Lightning starts where the first of them, their parent, writes: "process:folder".
 RUN_VARIABLE = "THAW_RUN"
 
 
@@ -164,11 +165,12 @@ def open_together(place: World, trainer: L.Trainer, open_run: Callable[[], Run])
     Raises:
         UserError: the first process could not open it.
     """
-    if place.rank and RUN_VARIABLE in os.environ:
-        return Run.following(os.environ[RUN_VARIABLE])
+    leader, _, folder = os.environ.get(RUN_VARIABLE, "").partition(":")
+    if place.rank and leader == str(os.getppid()):  # an environment may also carry what an earlier run has left
+        return Run.following(folder)
     if not place.external:
         run = open_run()
-        os.environ[RUN_VARIABLE] = str(run.folder)
+        os.environ[RUN_VARIABLE] = f"{os.getpid()}:{run.folder}"
         return run
     trainer.strategy.meet()
     told: list[Any] = [None]
@@ -179,8 +181,10 @@ def open_together(place: World, trainer: L.Trainer, open_run: Callable[[], Run])
         except UserError as error:
             told = [error.problems]
     distributed.broadcast_object_list(told)
-    distributed.barrier()  # who ends with an error must not close the connection before all have heard of it
     if isinstance(told[0], tuple):
+        # Who ends must not close the connection before all have heard; once they have, it may break.
+        with contextlib.suppress(RuntimeError):
+            distributed.barrier()
         raise UserError(*told[0])
     return run if place.rank == 0 else Run.following(told[0])
 
