@@ -1,7 +1,7 @@
 """Run the experiments of conf/experiment on real data, three seeds each, and print the table of the README.
 
 `THAW_DATA=… THAW_WEIGHTS=… python scripts/experiments.py [name …]`: the folders with the data sets, and with `minilm/`
-and `mobilenetv2_100.safetensors`. Two runs at a time, one core each; what is finished is not run again.
+and `mobilenetv2_100.safetensors`. A run on each core that this process may use; what is finished is not run again.
 """
 
 import json
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from results import ROOT, interval
@@ -58,7 +59,7 @@ def run_all(jobs: list[tuple]) -> None:
     """Start the jobs, the arguments of `start`, as many at a time as there are cores."""
     running: list[tuple[Path, subprocess.Popen]] = []
     while jobs or running:
-        while jobs and len(running) < (os.cpu_count() or 1):
+        while jobs and len(running) < joblib.cpu_count():
             running.append((jobs[0][2], start(*jobs.pop(0))))
             print(f"{running[-1][0].name}: started; {len(jobs)} waiting", flush=True)
         place, process = running.pop(0)
