@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: setup train test test-slow lint format lock results proof
+.PHONY: setup train test test-slow faults lint format lock results proof
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
@@ -21,6 +21,9 @@ test: setup
 
 test-slow: setup
 	$(PY) -m pytest -m slow $(ARGS)
+
+faults: setup
+	$(PY) -m pytest -q -m fault $(ARGS)
 
 lint: setup
 	$(PY) -m ruff check .

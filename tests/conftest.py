@@ -27,6 +27,7 @@ from torch import nn
 import train
 from thaw import config
 
+pytest_plugins = ["faults.matrix"]
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("THAW_SHARED", ROOT.parent / "shared"))
 
