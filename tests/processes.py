@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -23,10 +24,17 @@ def free_port() -> int:
         return place.getsockname()[1]
 
 
-def on_two_ranks(function: Callable[..., Any], *arguments: Any, seconds: float = 150) -> list[Any]:
+def in_a_process(function: Callable[..., Any], *arguments: Any, seconds: float = 150) -> Any:
+    """What `function(*arguments)` returns in a process of its own, which it may limit or change for good."""
+    return on_two_ranks(function, *arguments, seconds=seconds, ranks_in_all=1)[0]
+
+
+def on_two_ranks(
+    function: Callable[..., Any], *arguments: Any, seconds: float = 150, ranks_in_all: int = 2
+) -> list[Any]:
     """What `function(*arguments)` returns on each rank; an error where one fails or hangs."""
     port, ends, ranks = free_port(), [], []
-    for rank in range(2):
+    for rank in range(ranks_in_all):
         ours, theirs = SERVER.Pipe(duplex=False)
         process = SERVER.Process(target=_rank, args=(theirs, rank, port, function, arguments), daemon=True)
         process.start()
@@ -41,11 +49,22 @@ def on_two_ranks(function: Callable[..., Any], *arguments: Any, seconds: float =
             found.append(end.recv())
     finally:
         for process in ranks:
-            process.join(10 if len(found) == 2 else 0)
+            process.join(10 if len(found) == ranks_in_all else 0)
             process.kill()
     if wrong := [text for good, text in found if not good]:
         raise RuntimeError("\n".join(wrong))  # not an assertion: a probe may expect one to fail
     return [result for _, result in found]
+
+
+def exit_code_of(function: Callable[..., Any], *arguments: Any, seconds: float = 150) -> int:
+    """Exit code of a process of its own that calls `function(*arguments)`; minus the signal where one has ended it."""
+    process = SERVER.Process(target=function, args=arguments)  # no daemon, which could have no loader processes
+    process.start()
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"still runs after {seconds} s")
+    return process.exitcode
 
 
 def _rank(end: Connection, rank: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -65,7 +84,7 @@ def train_here(folder: Path, overrides: tuple[str, ...], change: Callable[[], An
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     sys.argv = ["train.py", *overrides]
-    printed = folder / f"printed{os.environ['LOCAL_RANK']}.txt"
+    printed = folder / f"printed{os.environ.get('LOCAL_RANK', '')}.txt"
     code = 0
     with open(printed, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         from thaw.console import console
@@ -78,3 +97,54 @@ def train_here(folder: Path, overrides: tuple[str, ...], change: Callable[[], An
         except SystemExit as end:
             code = end.code or 0
     return code, printed.read_text()
+
+
+class Signal:
+    """A signal to this process when a hook of the run, or `save`, is called for the n-th time: a `change` of a run."""
+
+    def __init__(self, hook: str, count: int, *numbers: int) -> None:
+        self.hook, self.count, self.numbers = hook, count, numbers or (signal.SIGKILL,)
+
+    @property
+    def code(self) -> int:
+        """How the process must end."""
+        return {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}.get(self.numbers[0], -self.numbers[0])
+
+    def __repr__(self) -> str:
+        return "-".join([self.hook, str(self.count), *(signal.Signals(number).name for number in self.numbers)])
+
+    def __call__(self) -> None:
+        from thaw import checkpoint
+        from thaw.record import Recorder
+
+        if self.hook == "save":
+            save = checkpoint.torch.save
+
+            def half(state: Any, file: Any) -> None:
+                if self._due():
+                    if signal.SIGKILL in self.numbers:
+                        file.write(b"PK half of a checkpoint")
+                        file.flush()
+                    self._send()
+                save(state, file)
+
+            checkpoint.torch.save = half
+            return
+        told = getattr(Recorder, self.hook)
+
+        def then(recorder: Recorder, *arguments: Any) -> None:
+            told(recorder, *arguments)
+            if self._due():
+                self._send()
+
+        setattr(Recorder, self.hook, then)
+
+    def _due(self) -> bool:
+        self.count -= 1
+        return self.count == 0
+
+    def _send(self) -> None:
+        for number in self.numbers:
+            for process in multiprocessing.active_children() if number == signal.SIGINT else ():
+                os.kill(process.pid, number)  # as a terminal does
+            os.kill(os.getpid(), number)

@@ -53,6 +53,23 @@ def test_exactly_this_kind_and_the_head_train(name: str, strategy: Freezing, exp
     assert {n for n, p in network.named_parameters() if p.grad is not None} == kept
 
 
+@pytest.mark.parametrize("strategy", [BiasOnly(lr_scale=4.0), NormOnly(lr_scale=4.0)], ids=["bias", "norm"])
+def test_the_body_trains_at_a_larger_rate_and_the_head_at_its_own(strategy: Freezing) -> None:
+    plain, part = tiny("test_vit"), tiny("test_vit")
+    strategy.prepare(part)
+    rates = [{g["name"]: g["lr"] for g in create_optimizer(n, layer_decay=0.5).param_groups} for n in (plain, part)]
+    for name, rate in rates[0].items():
+        assert rates[1][name] == pytest.approx(rate * (1 if name.startswith("head") else 4))
+
+
+def test_a_group_without_such_parameters_is_not_said_to_train() -> None:
+    body = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4))
+    network = Network(body, nn.Linear(4, 2), {"stem": ["0.weight"], "block00": ["1.weight", "1.bias"]})
+    strategy = BiasOnly()
+    strategy.prepare(network)
+    assert list(strategy.trains(list(network.groups), 0, 1)) == ["block00", "head"]
+
+
 def test_networks_without_biases_or_norms_are_refused_in_words() -> None:
     groups = {"block00": ["0.weight"]}
     with pytest.raises(UserError, match=r"must find biases in the network; there are none\. Write e\.g\."):

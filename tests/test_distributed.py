@@ -24,6 +24,7 @@ from thaw.distributed import DDP
 from thaw.errors import FreezeContractError
 from thaw.freezing.by_group import Gradual, LastN
 from thaw.freezing.freezing import Freezing
+from thaw.freezing.surgical import Surgical
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer
@@ -42,12 +43,14 @@ class Watch(L.Callback):
         self.states: list[dict[str, Tensor]] = []
         self.trainable: list[int] = []
         self.sent: list[int] = [0]
+        self.seeds: list[int] = []
 
     def hook(self, state, bucket):  # DDP refuses annotations other than its own
         self.sent[-1] += bucket.buffer().numel() * bucket.buffer().element_size()
         return allreduce_hook(state, bucket)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: FineTuner, *_: object) -> None:
+        self.seeds.append(torch.initial_seed())
         self.trainable.append(sum(4 * p.numel() for p in pl_module.parameters() if p.requires_grad))
         self.sent.append(0)
 
@@ -138,6 +141,19 @@ def test_batch_norm_and_adamw_stay_equal_through_thaws() -> None:
             assert (first[-1][name] == second[-1][name]).all(), name
 
 
+def norms_and_seeds() -> tuple[dict[str, float], list[int]]:
+    strategy = Surgical(batches=1)
+    watch = fit(strategy, "resnet_glyphs", epochs=2)
+    return strategy.relative_norms, watch.seeds
+
+
+def test_ranks_share_what_one_has_measured_and_draw_each_their_own() -> None:
+    (norms, seeds), (other_norms, other_seeds) = on_two_ranks(norms_and_seeds)
+    assert norms == other_norms
+    assert len(seeds) == 4
+    assert len({*seeds, *other_seeds}) == 8
+
+
 def drifting(held: str) -> str:
     class Drift(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: FineTuner, *_: object) -> None:
@@ -165,7 +181,7 @@ def assert_complete(folder: Path, samples: int = 360) -> dict[str, Any]:
     """One finished record, each sample once, and the figures those of the predictions."""
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished"
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (folder / "checkpoints").glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
     assert len(rows) == len({row["sample"] for row in rows}) == samples == record["data"]["sizes"]["test"]
     right = sum(row["target"] == row["prediction"] for row in rows) / samples
@@ -175,12 +191,14 @@ def assert_complete(folder: Path, samples: int = 360) -> dict[str, Any]:
 
 
 def test_a_run_of_two_processes_is_one_run(tmp_path: Path) -> None:
-    command = (*QUICK, "freezing.every=1", "trainer.max_epochs=3")
+    # 143 samples of validation: two batches for one rank, one for the other, who must not wait for it.
+    command = (*QUICK, "freezing.every=1", "trainer.max_epochs=3", "data.val_size=0.0993", "data.batch_size=71")
     (code, printed), (other_code, other) = on_two_ranks(train_here, tmp_path, command)
     assert (code, other_code) == (0, 0), printed + other
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits-resnet-gradual"]
     record = assert_complete(tmp_path / "runs" / "digits-resnet-gradual")
     assert [stage["epoch"] for stage in record["timeline"]] == [0, 1, 2]
+    assert record["data"]["sizes"]["val"] == 143
     assert record["steps"] == 3 * record_steps(record)
     assert "Results at the best epoch" in printed
     assert "epoch" not in other.replace("Trainer.fit", "")

@@ -3,22 +3,26 @@
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy, Strategy
+from pydantic import Field
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import fully_shard
 
 from thaw.checkpoint import load_checkpoint
 from thaw.errors import UserError
+from thaw.launcher import Launcher
 from thaw.model.network import Network, modules_within
 from thaw.run import Run
 
 # Tells the processes that Lightning starts where the first of them, their parent, writes: "process:folder".
 RUN_VARIABLE = "THAW_RUN"
+Seconds = Annotated[int, Field(ge=1)]
 
 
 class World(NamedTuple):
@@ -80,7 +84,19 @@ def conflicts(trainer: L.Trainer, settings: Mapping[str, Any], sweep: bool) -> l
 
 
 class DDP(DDPStrategy):
-    """Lightning's DDP, where each rank evaluates its own share of the samples without waiting for the others."""
+    """Lightning's DDP, where each rank evaluates its own share of the samples without waiting for the others.
+
+    Args:
+        timeout: seconds that a process waits for another before it ends with an error.
+    """
+
+    def __init__(self, timeout: Seconds = 600) -> None:
+        super().__init__(timeout=timedelta(seconds=timeout))
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if self._launcher:
+            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def meet(self) -> None:
         """Wait for all processes; Lightning does it again and finds it done."""
@@ -99,10 +115,19 @@ class FSDP(ModelParallelStrategy):
     """Fully sharded data parallel (arXiv:2304.11277, FSDP2): each process keeps its part of every parameter.
 
     Checkpoints hold whole tensors in one file, and can be read by one process or by any number.
+
+    Args:
+        timeout: see `DDP`.
     """
 
-    def __init__(self) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+    def __init__(self, timeout: Seconds = 600) -> None:
+        options = {"tensor_parallel_size": 1, "save_distributed_checkpoint": False}
+        super().__init__(**options, timeout=timedelta(seconds=timeout))
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if self._launcher:
+            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def meet(self) -> None:
         """As of DDP; the mesh of devices waits for a module."""
