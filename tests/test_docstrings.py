@@ -160,4 +160,4 @@ def test_the_embedded_text_has_no_leaks_and_no_duplicates() -> None:
     quality = data.quality()
     assert quality.leaks == []
     assert set(quality.duplicates.values()) == {0}
-    assert quality.lone_labels == {}
+    assert quality.lacking == {}

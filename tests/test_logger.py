@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from thaw.logger import closing_wandb, csv_logger
+from thaw.resume import Found
 from thaw.run import Run
 
 CODE = """
@@ -25,7 +26,12 @@ print("seconds", time.monotonic() - began)
 """
 
 
-@pytest.fixture(params=["refused", "silent"])
+@pytest.fixture(
+    params=[
+        pytest.param("refused", marks=pytest.mark.fault("F1")),
+        pytest.param("silent", marks=pytest.mark.fault("F2")),
+    ]
+)
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     """An address that refuses connections, and one that takes them and never answers."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -57,13 +63,20 @@ def test_metrics_of_a_resumed_run_go_on_below_those_before(tmp_path: Path) -> No
     for step in (1, 2, 3):
         first.log_metrics({"val/loss": step / 10}, step)
     first.save()
-    run.record["steps"] = 2  # what came after the checkpoint of step 2 is computed again
+    # What came after the checkpoint is computed again; what the checkpoint knows of its epoch is not lost.
+    run.found = Found(step=3, metrics={"val/loss": 0.2, "train/loss": 0.7})
     second = csv_logger(run)
     second.log_metrics({"val/loss": 0.5, "lr/head/decay": 1e-3}, 3)
     second.save()
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines[0].split(",") == ["lr/head/decay", "step", "val/loss"]
-    assert [line.split(",") for line in lines[1:]] == [["", "1", "0.1"], ["", "2", "0.2"], ["0.001", "3", "0.5"]]
+    assert lines[0].split(",") == ["epoch", "lr/head/decay", "step", "train/loss", "val/loss"]
+    rows = [
+        ["", "", "1", "", "0.1"],
+        ["", "", "2", "", "0.2"],
+        ["0", "", "2", "0.7", ""],
+        ["", "0.001", "3", "", "0.5"],
+    ]
+    assert [line.split(",") for line in lines[1:]] == rows
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,7 @@ def test_labels_that_are_numbers_have_transcripts_too(tmp_path: Path) -> None:
 # Bad files
 
 
+@pytest.mark.fault("E2")
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -158,7 +159,7 @@ def test_files_that_cannot_be_used_are_named_before_training(tmp_path: Path, spo
     (tmp_path / "train.csv").write_text("\n".join(rows))
     spoil(tmp_path / "clips" / "low" / "3.wav")
     said = refusal(tmp_path)
-    assert f"1 cannot be used: train '{tmp_path}/clips/low/3.wav' ({reason})" in said
+    assert f"1 cannot be used: train[9] '{tmp_path}/clips/low/3.wav' ({reason})" in said
     assert "data.on_bad_sample=skip" in said
     assert "1 cannot be used" in refusal(tmp_path, on_bad_sample="skip")  # of twelve: more than one in a hundred
 
@@ -176,7 +177,7 @@ def test_a_file_that_lacks_its_end_is_named_before_training(tmp_path: Path, shar
         archive = shutil.make_archive(str(tmp_path / "train"), "zip", tmp_path, "train")
         shutil.rmtree(tmp_path / "train")
         name = f"{archive}::train/low/cut.flac"
-    assert f"1 cannot be used: train '{name}' (cut short or damaged)" in refusal(tmp_path)
+    assert f"1 cannot be used: train[12] '{name}' (cut short or damaged)" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "ogg", "mp3"])
@@ -188,7 +189,7 @@ def test_a_file_of_a_format_that_may_end_early_is_named_or_can_be_read(
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     reason = fault(str(path), to_the_end=True)
     if reason:
-        assert f"1 cannot be used: train '{path}' ({reason})" in refusal(tmp_path)
+        assert f"1 cannot be used: train[12] '{path}' ({reason})" in refusal(tmp_path)
     else:
         assert 0 < len(load(str(path))[0]) < 2.0 * RATE
 
@@ -219,6 +220,7 @@ def test_one_bad_file_in_a_hundred_is_left_out_and_counted(tmp_path: Path) -> No
     assert [name.removeprefix(str(tmp_path)) for _, name, _ in data.skipped] == ["/low/7.wav"]
 
 
+@pytest.mark.fault("E16")
 def test_the_same_recording_in_two_splits_is_found(tmp_path: Path) -> None:
     tree(tmp_path / "train")
     (tmp_path / "test" / "low").mkdir(parents=True)

@@ -117,6 +117,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
         assert list(read_table(tmp_path / "a.csv")["train"]) == rows
 
 
+@pytest.mark.fault("E15")
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
 def test_a_file_that_is_not_utf_8_is_refused_in_words(tmp_path: Path, suffix: str) -> None:
     WRITERS[suffix](tmp_path / f"a.{suffix}", ROWS)
@@ -133,6 +134,7 @@ def test_an_empty_file_is_refused_in_words(tmp_path: Path, suffix: str) -> None:
     assert f"a.{suffix}' must be a table" in refusal(tmp_path / f"a.{suffix}")
 
 
+@pytest.mark.fault("E8")
 @pytest.mark.parametrize(
     ("name", "contents"), [("a.csv", "text,label\n"), ("a.tsv", "text\tlabel\n"), ("a.json", "[]"), ("a.jsonl", "\n")]
 )
@@ -172,6 +174,7 @@ def test_labels_of_one_column_are_as_they_are_and_of_several_by_name() -> None:
     assert labels(table, ["a", "b"]) == [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
 
 
+@pytest.mark.fault("E7")
 def test_class_indices_become_names_and_minus_one_is_no_label() -> None:
     kinds = ClassLabel(names=["bad", "good"])
     table = Dataset.from_dict({"label": [1, 0, -1, None]}, features=Features({"label": kinds}))

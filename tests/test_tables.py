@@ -49,7 +49,7 @@ def test_every_finding_is_one_line() -> None:
     ]
     assert lines[6:8] == ["skipped: 2 empty", "truncated: 1 of train"]
     assert lines[8] == "under 10 training samples: c0 0, c1 0, c2 0, c3 0, c4 0 and 5 more"
-    assert lines[9] == "in one split only: new (test)"
+    assert lines[9] == "no sample in train: new"
     assert len(lines) == 10
 
 

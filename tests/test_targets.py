@@ -56,6 +56,7 @@ def test_fewer_than_two_classes_are_refused(raw):
         ClassTargets(raw)
 
 
+@pytest.mark.fault("E7")
 @pytest.mark.parametrize(
     ("kind", "train", "other", "what", "advice"),
     [
@@ -176,6 +177,7 @@ def test_what_is_no_number_is_refused_by_split(wrong):
         NumberTargets([1]).encode([1, wrong], "val")
 
 
+@pytest.mark.fault("E9")
 @pytest.mark.parametrize("wrong", ["inf", float("nan"), "-inf", "nan"])
 def test_a_number_must_be_finite(wrong):
     """One infinite target would make mean, spread and every loss infinite."""
@@ -235,7 +237,7 @@ def test_text_is_its_own_target():
     ],
 )
 def test_samples_without_a_label_are_found(raw, missing):
-    assert unlabelled(samples(raw)) == dict.fromkeys(missing, "no label")
+    assert unlabelled(samples(raw), ClassTargets.fault) == dict.fromkeys(missing, "no label")
 
 
 def test_a_data_module_may_be_asked_for_every_kind_and_no_other():

@@ -195,6 +195,7 @@ def test_class_folders_of_texts(tmp_path: Path) -> None:
         assert BYTES.decode(sample["input_ids"]) == f"test {data.classes[target]}\n{index % 10} ü"
 
 
+@pytest.mark.fault("E15")
 def test_a_text_file_that_cannot_be_read_is_a_sample_without_text(tmp_path: Path) -> None:
     for label in ("neg", "pos"):
         (tmp_path / label).mkdir()
@@ -258,7 +259,7 @@ def test_tags_of_words_that_are_cut_off_are_left_out(tmp_path: Path) -> None:
 
 def test_as_many_tags_as_words_are_asked_for(tmp_path: Path) -> None:
     rows = [{"text": "one two", "label": "A B"}] * 20 + [{"text": "three", "label": "A B"}]
-    assert "train 'three' (1 words and 2 tags)" in refusal(write(tmp_path / "a.csv", rows), target="tags")
+    assert "train[20] 'three' (1 words and 2 tags)" in refusal(write(tmp_path / "a.csv", rows), target="tags")
 
 
 def test_a_list_of_labels_is_no_class(tmp_path: Path) -> None:
@@ -317,6 +318,7 @@ def spoilt(tmp_path: Path, count: int, bad: int, **columns: str) -> Path:
     return write(tmp_path / "a.csv", rows)
 
 
+@pytest.mark.fault("E15")
 @pytest.mark.parametrize(
     ("columns", "reason"), [({"text": " "}, "no text"), ({"text": ""}, "no text"), ({"label": ""}, "no label")]
 )
@@ -325,7 +327,7 @@ def test_samples_without_text_or_label_are_refused_or_left_out_up_to_one_in_a_hu
 ) -> None:
     path = spoilt(tmp_path, 200, 2, **columns)
     message = refusal(path)
-    assert f"2 cannot be used: train '{'row 1' if 'text' in columns else '0 '}" in message
+    assert f"2 cannot be used: train[0] '{'row 1' if 'text' in columns else '0 '}" in message
     assert f"({reason})" in message
     assert "data.on_bad_sample=skip" in message
     data = load(path, on_bad_sample="skip")
@@ -336,9 +338,10 @@ def test_samples_without_text_or_label_are_refused_or_left_out_up_to_one_in_a_hu
 
 def test_one_text_of_a_pair_is_not_enough(tmp_path: Path) -> None:
     rows = [{"text": f"t{n}", "other": "" if n == 5 else "o", "label": "ab"[n % 2]} for n in range(20)]
-    assert "train 't5' (no text)" in refusal(write(tmp_path / "a.csv", rows), pair_column="other")
+    assert "train[5] 't5' (no text)" in refusal(write(tmp_path / "a.csv", rows), pair_column="other")
 
 
+@pytest.mark.fault("E16")
 def test_texts_that_stand_in_two_splits_are_found(tmp_path: Path) -> None:
     rows = texts()
     (tmp_path / "data").mkdir()

@@ -60,6 +60,7 @@ def test_a_missing_extra_or_misshapen_key_is_named(weights: Path, tmp_path: Path
         timm_network(SMALL, 3, weights=str(changed(weights, tmp_path, **changes)))
 
 
+@pytest.mark.fault("S9")
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_text("<html>")
@@ -67,6 +68,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
         timm_network(SMALL, 3, weights=str(path))
 
 
+@pytest.mark.fault("H10")
 def test_weights_that_cannot_be_had_name_the_three_ways_out() -> None:
     with pytest.raises(UserError) as error:
         timm_network("resnet18", 3)

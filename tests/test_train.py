@@ -91,6 +91,7 @@ def test_the_figures_of_the_record_are_those_of_the_files(run_train) -> None:
     assert {"lr/head/decay", "lr/block03/no_decay"} <= set(rows[0])
 
 
+@pytest.mark.fault("B11")
 def test_checkpoints_hold_plain_containers_and_the_last_is_the_last(run_train) -> None:
     outcome = run_train(*QUICK, "monitor=val/loss")
     last = outcome.folders[-1] / "checkpoints" / "last.ckpt"
@@ -109,6 +110,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(run_train) ->
     assert not same(weights(first), weights(other))
 
 
+@pytest.mark.fault("A1")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("freezing", ["gradual", "probe_then_tune"])
 @pytest.mark.parametrize("scheduler", ["cosine", "plateau"])
@@ -158,6 +160,7 @@ def test_a_run_stopped_at_an_epoch_and_resumed_is_the_same_run(
     assert len(val[0]) == 4
 
 
+@pytest.mark.fault("B14")
 def test_a_finished_run_is_not_run_again(run_train) -> None:
     run_train(*QUICK)
     again = run_train(*QUICK, "resume=auto")
@@ -166,6 +169,7 @@ def test_a_finished_run_is_not_run_again(run_train) -> None:
     assert "Already finished" in again.printed
 
 
+@pytest.mark.fault("B12")
 def test_changed_settings_are_refused_on_resume_with_the_difference(run_train) -> None:
     run_train(*QUICK, "run.dir=runs/mine")
     again = run_train(*QUICK, "run.dir=runs/mine", "resume=auto", "optimizer.lr=77", "logger=wandb")
@@ -195,9 +199,12 @@ def test_plateau_follows_the_monitor_of_either_split(run_train, monitor: str) ->
     assert min(rates) < 0.5 * max(rates)
 
 
+@pytest.mark.fault("B15")
 def test_resume_without_an_earlier_run(run_train) -> None:
     assert run_train(*QUICK, "resume=must").code == 2
-    assert run_train(*QUICK, "resume=auto").record["status"] == "finished"
+    afresh = run_train(*QUICK, "resume=auto")
+    assert afresh.record["status"] == "finished"
+    assert "afresh: there is no checkpoint to go on from" in afresh.printed
 
 
 def test_a_failure_is_recorded_with_its_reason(run_train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,6 +289,7 @@ def test_weights_that_cannot_be_had_stop_the_run_in_words(run_train) -> None:
     assert not outcome.folders
 
 
+@pytest.mark.fault("F4")
 def test_wandb_offline_in_a_process_of_its_own(tmp_path: Path) -> None:
     """The one run with the real logger: no key, no prompt, one line that says how to sync."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
@@ -310,6 +318,7 @@ def test_wandb_offline_in_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code", "status"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "interrupted")]
 )
+@pytest.mark.fault("C1", "C3")
 def test_a_signal_ends_the_run_with_its_own_code(tmp_path: Path, number: int, code: int, status: str) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "logger=none", "trainer.max_epochs=100", "callbacks=none"]
     process = subprocess.Popen(

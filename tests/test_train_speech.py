@@ -137,7 +137,7 @@ def test_images_come_from_a_table(run_train, tmp_path: Path, task: str) -> None:
             "data.transcripts must have an entry",
         ),
         ([*SMALL, "data.noise=loud"], "data.noise must be a number"),
-        ([*SMALL, "task=regression"], "every target of train must be a number"),
+        ([*SMALL, "task=regression"], "is no number), train[1] "),
     ],
 )
 def test_a_mistake_over_sound_is_named(run_train, tmp_path: Path, overrides: list[str], said: str) -> None:

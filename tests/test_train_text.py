@@ -208,7 +208,7 @@ def test_a_run_over_text_stopped_and_resumed_is_the_same_run(
         ([*BERT, "task=language_modeling"], "Choose e.g. model=gpt2."),
         (["model=resnet", "task=language_modeling"], "Write e.g. model=gpt2."),
         ([*BERT, "task=token_classification"], "words and 1 tags"),
-        ([*BERT, "task=regression"], "every target of train must be a number"),
+        ([*BERT, "task=regression"], "(label 'sea' is no number), train[1] "),
         ([*BERT, "data.max_length=9999"], "data.max_length must be at most"),
         ([*BERT, "data.max_tokens=20", "data.max_length=24"], "data.max_tokens must hold a sample"),
         ([*BERT, "data.max_tokens=64", "data.sampler=balanced"], "data.max_tokens must be null"),
@@ -226,6 +226,7 @@ def test_a_mistake_over_text_is_named(run_train: Callable, tmp_path: Path, overr
     assert not outcome.folders
 
 
+@pytest.mark.fault("E2")
 def test_samples_that_are_left_out_are_told_and_counted(run_train, tmp_path: Path) -> None:
     rows = sentences(312)
     rows[3]["text"] = ""
@@ -237,6 +238,7 @@ def test_samples_that_are_left_out_are_told_and_counted(run_train, tmp_path: Pat
     assert "skipped: 1 no text" in outcome.printed
 
 
+@pytest.mark.fault("E13")
 def test_a_run_does_not_go_on_with_other_samples(run_train, tmp_path: Path) -> None:
     overrides = [*BERT, *QUICK, "data=text_csv", write(tmp_path / "data", sentences(60)), "run.dir=runs/one"]
     assert run_train(*overrides, "trainer.max_epochs=2").code == 0

@@ -423,6 +423,7 @@ def test_a_hole_in_the_weights_is_never_filled_at_random(folder: Path, tmp_path:
         transformers_network(str(path.parent), 3)
 
 
+@pytest.mark.fault("S8", "S9")
 def test_faulty_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     path = copied(folder, tmp_path)
     weights = path / "model.safetensors"
@@ -477,6 +478,7 @@ def test_an_image_checkpoint_brings_its_own_preprocessing(tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.fault("H10")
 def test_a_hub_name_without_network_or_cache_names_three_ways_out(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         transformers_network("google-bert/bert-base-uncased", 2)

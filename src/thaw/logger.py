@@ -4,21 +4,26 @@ import csv
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import requests
 import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from requests.utils import get_netrc_auth
+from rich.markup import escape
 
 from thaw.console import say
+from thaw.errors import first_line
 from thaw.run import Run
 
 # In seconds: the first two together bound what an unreachable server can cost at the start.
-ANSWER_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5, 14, 20
+ANSWER_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5, 14, 15
+
+# W&B's own notes hold the command, the address of the repository and the user's e-mail; run.json has what matters.
+PRIVATE = {"x_disable_meta": True, "x_save_requirements": False, "disable_git": True, "disable_code": True}
 
 
 def wandb_logger(
@@ -37,6 +42,7 @@ def wandb_logger(
     """
     mode = os.environ.get("WANDB_MODE", mode)
     mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's own older words
+    quiet = {"silent": True, "console": "off", **PRIVATE}
     settings = {"project": project, "entity": entity, "name": name, "dir": folder, "reinit": "finish_previous"}
     settings |= {"id": _kept_id(Path(folder)), "resume": "allow"}
     reason = "as WANDB_MODE or logger.mode says" if mode == "offline" else None
@@ -47,18 +53,23 @@ def wandb_logger(
         run = wandb.init(mode="disabled", **settings)
     elif reason is None:
         try:
-            bounded = wandb.Settings(
-                init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, silent=True, console="off"
-            )
+            bounded = wandb.Settings(init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, **quiet)
             run = wandb.init(mode="online", settings=bounded, **settings)
             say(f"W&B: {run.url}")
-        except (wandb.errors.Error, OSError, TimeoutError) as error:
-            reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        except Exception as error:  # of its server, its client, and the service between them
+            reason = first_line(error, 100)
     if run is None:
-        run = wandb.init(mode="offline", settings=wandb.Settings(silent=True, console="off"), **settings)
-        place = Path(run.dir).parent
-        say(f"W&B: offline ({reason}). Later: [bold]wandb sync {os.path.relpath(place)}[/]")
+        try:
+            run = wandb.init(mode="offline", settings=wandb.Settings(**quiet), **settings)
+            say(f"W&B: offline ({escape(reason)}). Later: {_sync(run)}")
+        except Exception as error:
+            run = wandb.init(mode="disabled", **settings)
+            say(f"W&B: off ({escape(first_line(error, 100))}). metrics.csv has it all.")
     return WandbLogger(experiment=run, log_model=False)
+
+
+def _sync(run: Any) -> str:
+    return f"[bold]wandb sync {escape(os.path.relpath(Path(run.dir).parent))}[/]"
 
 
 @contextmanager
@@ -72,8 +83,16 @@ def closing_wandb(run: Run) -> Iterator[None]:
         raise
     finally:
         if wandb.run is not None:
-            wandb.run.summary.update(run.record.get("metrics", {}))
-            wandb.run.finish(exit_code=exit_code)
+            _close(wandb.run, run.record.get("metrics", {}), exit_code)
+
+
+def _close(logged: Any, metrics: Mapping[str, Any], exit_code: int) -> None:
+    try:
+        logged.summary.update(metrics)
+        logged.finish(exit_code=exit_code)
+    except Exception as error:  # its service may have died; what the run has found stands in run.json
+        reason = f"{type(error).__name__}: {escape(first_line(error))}"
+        say(f"[yellow]W&B: not all is logged ({reason}). Later: {_sync(logged)}[/]")
 
 
 def csv_logger(run: Run) -> CSVLogger:
@@ -81,17 +100,33 @@ def csv_logger(run: Run) -> CSVLogger:
     path = run.folder / "metrics.csv"
     earlier = []
     if path.is_file():
-        with open(path, newline="") as file:
-            earlier = list(csv.DictReader(file))
+        text = path.read_text(errors="replace")
+        whole = text[: text.rfind("\n") + 1].splitlines()  # what has no end was cut short by a kill or a full disk
+        earlier = [row for line in csv.DictReader(whole) if (row := _row(line))]
     logger = CSVLogger(run.folder, name="", version="")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*Experiment logs directory.*")  # its file is in `earlier`
         _ = logger.experiment
-    for row in earlier:
-        # What came after the checkpoint is computed again.
-        if (step := int(row.pop("step"))) <= run.record.get("steps", 0):
-            logger.experiment.log_metrics({name: float(value) for name, value in row.items() if value}, step)
+    # What came after the checkpoint is computed again; run.json may know of more than a checkpoint that is whole.
+    kept = [row for row in earlier if row["step"] < run.found.step]
+    written = {name for row in kept if row["step"] == run.found.step - 1 for name in row}
+    # Lightning saves an epoch before it logs the last of it.
+    if lost := {name: value for name, value in run.found.metrics.items() if name not in written}:
+        epoch = max((row.get("epoch", 0) for row in kept if row["step"] == run.found.step - 1), default=0)
+        kept.append({"epoch": epoch, "step": run.found.step - 1} | lost)
+    for row in kept:
+        logger.experiment.log_metrics(row, int(row.pop("step")))
     return logger
+
+
+def _row(line: Mapping[str | None, str | None]) -> dict[str, float]:
+    """The numbers of a line of `metrics.csv`; none of one that another ran into."""
+    try:
+        # An epoch stays 3 and does not become 3.0.
+        row = {name: int(value) if value.isdigit() else float(value) for name, value in line.items() if value}
+        return row if "step" in row else {}
+    except (AttributeError, TypeError, ValueError):
+        return {}
 
 
 def _kept_id(folder: Path) -> str:

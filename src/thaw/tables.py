@@ -45,9 +45,8 @@ def findings(quality: Quality, shown: int = 5) -> list[str]:
     if rare := quality.rare_classes:
         named = [f"{_cut(name)} {count}" for name, count in list(rare.items())[:shown]]
         lines.append(f"under {RARE} training samples: {_some(named, len(rare))}")
-    if lone := quality.lone_labels:
-        named = [f"{_cut(name)} ({split})" for name, split in list(lone.items())[:shown]]
-        lines.append(f"in one split only: {_some(named, len(lone))}")
+    for split, names in quality.lacking.items():
+        lines.append(f"[yellow]no sample in {split}[/]: {_some([_cut(name) for name in names[:shown]], len(names))}")
     return lines
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import lightning as L
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from thaw.data.quality import Quality, duplicates, summary
-from thaw.data.sampler import EpochBatches, ResumableLoader, Transformed
+from thaw.data.sampler import EpochBatches, ResumableLoader, Transformed, leave_ctrl_c_to_the_run
 from thaw.data.samples import Samples, sound, unlabelled
 from thaw.data.splits import carve
 from thaw.data.targets import KINDS, Targets
@@ -39,6 +40,7 @@ class DataModule(L.LightningDataModule, ABC):
         target: what the task asks for: `class`, `labels`, `number`, `tags`, `transcript` or `text`.
         batch_size: samples a step; None takes 32, or less where there are few labels.
         num_workers: loader processes; None takes the cores, at most 4.
+        worker_timeout: seconds to wait for a batch of theirs before the run ends; 0 waits for ever.
         train_size: a stratified subset of train, as a count of samples (int) or a share (float).
         shots: a subset of train with this many samples of each class.
         val_size, test_size: share carved from train where the data has no such split.
@@ -66,17 +68,18 @@ class DataModule(L.LightningDataModule, ABC):
         test_size: Share | None = None,
         sampler: Literal["shuffle", "balanced"] = "shuffle",
         on_bad_sample: Literal["raise", "skip"] = "raise",
+        worker_timeout: Annotated[int, Field(ge=0)] = 600,
     ) -> None:
         super().__init__()
         self.seed, self.sampler, self.skips = seed, sampler, on_bad_sample == "skip"
         self.rank, self.ranks = 0, 1  # of several processes, which of them this is
         self.num_workers = min(os.cpu_count() or 1, 4) if num_workers is None else num_workers
+        self.worker_timeout = worker_timeout
         raw = self.read()
         if "train" not in raw:
             raise UserError(f"data must have a train split; found {', '.join(raw) or 'none'}.")
-        may_lack = target in ("labels", "text")
         problems = {
-            split: ({} if may_lack else unlabelled(samples)) | dict(self.problems(samples))
+            split: unlabelled(samples, KINDS[target].fault) | dict(self.problems(samples))
             for split, samples in raw.items()
         }
         splits, self.skipped = sound(raw, problems, skip=self.skips)
@@ -133,8 +136,16 @@ class DataModule(L.LightningDataModule, ABC):
         """Index → reason, of the samples that cannot be used."""
         return {}
 
+    def hashes(self, samples: Samples) -> Sequence[bytes] | None:
+        """A hash of each sample that lies in a file; None where the name or the array tells all, or cannot be had."""
+        return None
+
+    @cached_property
+    def _hashes(self) -> dict[str, Sequence[bytes] | None]:
+        return {split: self.hashes(samples) for split, samples in self.sources.items()}
+
     def keys(self, samples: Samples) -> Sequence[str | bytes] | None:
-        """What two samples share if they are the same; None where that cannot be told."""
+        """What two samples share if they are the same, but for files; None where that cannot be told."""
         return None
 
     def names(self, samples: Samples) -> Iterable[str]:
@@ -166,13 +177,17 @@ class DataModule(L.LightningDataModule, ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the class names and of which sample stands in which split under which label."""
+        """A hash of the class names and of which sample stands in which split under which label.
+
+        Of files it takes the contents too, up to as many files as are looked at before training.
+        """
         digest = hashlib.sha256(repr(self.classes).encode())
         for split, samples in self.sources.items():
             digest.update(split.encode())
             for name, item, target in zip(self.names(samples), samples.inputs, samples.targets, strict=True):
                 digest.update(np.asarray(target).tobytes())
                 digest.update(item.tobytes() if isinstance(item, np.ndarray | np.generic) else name.encode())
+            digest.update(b"".join(self._hashes[split] or ()))
         return digest.hexdigest()[:16]
 
     @property
@@ -183,7 +198,8 @@ class DataModule(L.LightningDataModule, ABC):
 
     def quality(self) -> Quality:
         """What there is to know of the data before training: counts, lengths, duplicates, leaks."""
-        keys = {split: found for split, held in self.sources.items() if (found := self.keys(held)) is not None}
+        known = {split: self._hashes[split] or self.keys(held) for split, held in self.sources.items()}
+        keys = {split: found for split, found in known.items() if found is not None}
         texts = {split: list(self.names(self.sources[split])) for split in keys}
         within, leaks = duplicates(keys, texts)
         numbers = self.targets.kind == "number"
@@ -242,6 +258,8 @@ class DataModule(L.LightningDataModule, ABC):
             collate_fn=self._collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            timeout=self.worker_timeout if self.num_workers else 0,
+            worker_init_fn=leave_ctrl_c_to_the_run,
         )
 
     def _epoch(self) -> int:

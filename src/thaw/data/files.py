@@ -10,10 +10,12 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from thaw.data.table import FORMATS, SPLITS, columns, is_table, labels, read_table
-from thaw.errors import UserError
+from thaw.errors import UserError, first_line
 
 # Up to here every file is read once before training; beyond, a broken or doubled one is met in training or not at all.
 CHECKED_FILES = 20_000
+# A zip file of a megabyte can hold a gigabyte of zeros.
+MOST_BYTES = 2**30
 
 
 def _existing(root: str | None) -> str | None:
@@ -31,7 +33,8 @@ def labelled_files(
     """Split → (paths, raw labels). A path may be `archive.zip::entry`; those of a table are relative to the table.
 
     Raises:
-        UserError: no folder, no file with one of the suffixes, or a table that lacks a column.
+        UserError: no folder, no file with one of the suffixes, a split without files, a name that is no text, or a
+            table that lacks a column.
     """
     if not root.exists():
         raise UserError(f"data.root must be an existing folder or table; there is no '{root.absolute()}'.")
@@ -55,9 +58,16 @@ def labelled_files(
             f"data.root must hold train/<class>/<file> or <class>/<file> ({', '.join(suffixes)}), or train.csv; "
             f"found none in '{root}'."
         )
-    return {
-        split: ([path for _, path in files], [name for name, _ in files]) for split, files in found.items() if files
-    }
+    if empty := [split for split, files in found.items() if not files]:
+        raise UserError(
+            f"data.root: every split in '{root}' must hold <class>/<file> ({', '.join(suffixes)}); "
+            f"{' and '.join(empty)} has none. Fill or remove it."
+        )
+    if strange := [path for files in found.values() for _, path in files if not _is_text(path)]:
+        raise UserError(
+            f"data.root: every name must be in UTF-8; {len(strange)} are not, the first {strange[0]!r}. Rename them."
+        )
+    return {split: ([path for _, path in files], [name for name, _ in files]) for split, files in found.items()}
 
 
 def _listed(root: Path, names: tuple[str, ...], suffixes: Collection[str]) -> list[tuple[str, str]] | None:
@@ -68,8 +78,9 @@ def _listed(root: Path, names: tuple[str, ...], suffixes: Collection[str]) -> li
             path = root / f"{name}.zip"
             try:
                 entries = sorted(archive(str(path), os.getpid()).namelist())
-            except (OSError, zipfile.BadZipFile) as error:
-                raise UserError(f"data.root: '{path}' must be a zip file ({error}). Mend or remove it.") from None
+            except Exception as error:  # a damaged directory raises more than BadZipFile
+                reason = first_line(error)
+                raise UserError(f"data.root: '{path}' must be a zip file ({reason}). Mend or remove it.") from None
             files = [Path(entry) for entry in entries if _counts(Path(entry), suffixes)]
             top = 1 if all(file.parts[0] == name and len(file.parts) > 2 for file in files) else 0
             return [(f.parts[top], f"{path}::{f.as_posix()}") for f in files if len(f.parts) >= top + 2]
@@ -88,8 +99,17 @@ def _files(folder: Path, suffixes: Collection[str]) -> list[tuple[str, str]]:
 
 
 def _counts(path: Path, suffixes: Collection[str]) -> bool:
+    # An entry of a zip file may be called ../x or /x; nothing is ever unpacked, and such a name is no class either.
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-    return path.suffix.lower() in suffixes and not hidden
+    return path.suffix.lower() in suffixes and not hidden and not path.is_absolute()
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # bytes of a name that are no UTF-8
+        return False
+    return True
 
 
 @cache
@@ -99,6 +119,24 @@ def archive(path: str, process: int) -> zipfile.ZipFile:
 
 
 def contents(path: str) -> bytes:
-    """The bytes of a file, or of `archive.zip::entry`."""
+    """The bytes of a file, or of `archive.zip::entry`.
+
+    Raises:
+        OSError: they cannot be read, or are more than `MOST_BYTES`.
+    """
     container, _, entry = path.partition(".zip::")
-    return archive(f"{container}.zip", os.getpid()).read(entry) if entry else Path(path).read_bytes()
+    if not entry:
+        _assert_bounded(os.stat(path).st_size)
+        return Path(path).read_bytes()
+    try:
+        zipped = archive(f"{container}.zip", os.getpid())
+        # Its reader stops at the size that stands here, whatever the entry would unpack to.
+        _assert_bounded(zipped.getinfo(entry).file_size)
+        return zipped.read(entry)
+    except Exception as error:  # of the disk, of zipfile, and of each way to compress
+        raise OSError(first_line(error)) from None
+
+
+def _assert_bounded(size: int) -> None:
+    if size > MOST_BYTES:
+        raise OSError(f"{size:,} bytes are more than {MOST_BYTES:,}")

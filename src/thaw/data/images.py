@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,10 @@ from thaw.errors import UserError
 
 # The formats whose parsers are worth trusting with a stranger's file; Pillow knows some forty.
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
+
+# 200 MB as RGB. What would decode to more is a mistake or an attack: 69 bytes of PNG can ask for all memory.
+MOST_PIXELS = 2**26
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # Pillow's own limit is a mere warning
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -122,7 +127,7 @@ class ImageFolder(ImageData):
     def problems(self, samples: Samples) -> dict[int, str]:
         return unreadable(samples.inputs) if self.skips or len(samples) <= CHECKED_FILES else {}
 
-    def keys(self, samples: Samples) -> list[bytes] | None:
+    def hashes(self, samples: Samples) -> list[bytes] | None:
         return [hash_of(contents(path)) for path in samples.inputs] if len(samples) <= CHECKED_FILES else None
 
 
@@ -133,10 +138,12 @@ def open_image(path: str, draft: bool = False) -> Image.Image:
         draft: decode JPEGs at an eighth of their size, which finds a broken file at a fraction of the cost.
 
     Raises:
-        UserError: the file cannot be read as an image; it is named.
+        UserError: the file cannot be read as an image, or it is larger than `MOST_PIXELS`; it is named.
     """
     try:
         with Image.open(io.BytesIO(contents(path)), formats=sorted(set(FORMATS.values()))) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}")
             if draft:
                 image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
             upright = ImageOps.exif_transpose(image)

@@ -61,18 +61,16 @@ class Quality:
         return dict(sorted(((name, n) for name, n in counts.items() if n < RARE), key=lambda entry: entry[1]))
 
     @property
-    def lone_labels(self) -> dict[str, str]:
-        """Labels that occur in one split only → that split; none where one split alone has labels."""
-        splits_of: dict[str, list[str]] = {}
-        for split, counts in self.class_counts.items():
-            for name, count in counts.items():
-                splits_of.setdefault(name, []).extend([split] if count else [])
-        labelled = [split for split, counts in self.class_counts.items() if any(counts.values())]
-        return {name: splits[0] for name, splits in splits_of.items() if len(splits) == 1 and len(labelled) > 1}
+    def lacking(self) -> dict[str, list[str]]:
+        """Split → the labels of other splits that it has no sample of; none for a split without labels."""
+        labelled = {split: counts for split, counts in self.class_counts.items() if any(counts.values())}
+        known = dict.fromkeys(name for counts in labelled.values() for name, count in counts.items() if count)
+        lacks = {split: [name for name in known if not counts.get(name)] for split, counts in labelled.items()}
+        return {split: names for split, names in lacks.items() if names}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return asdict(self) | {"rare_classes": self.rare_classes, "lone_labels": self.lone_labels}
+        return asdict(self) | {"rare_classes": self.rare_classes, "lacking": self.lacking}
 
 
 def text_key(text: str) -> str:

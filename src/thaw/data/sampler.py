@@ -1,5 +1,6 @@
 """The order of samples and the randomness of each, as functions of (seed, epoch, index) alone."""
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
@@ -9,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils import signal_handling
+
+from thaw.errors import UserError
 
 # Lengths within a tenth of one another count as the same, so that batches differ from epoch to epoch.
 BUCKET = 1.1
@@ -144,6 +148,15 @@ class Transformed(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: Key) -> tuple[Any, Any]:
         epoch, index, *again = key
+        try:
+            return self._transformed(epoch, index, *again)
+        except UserError as error:  # that names the file
+            raise UserError(*(f"{problem} It is sample {index} of its split." for problem in error.problems)) from None
+        except Exception as error:
+            error.add_note(f"This is of sample {index} of its split.")
+            raise
+
+    def _transformed(self, epoch: int, index: int, *again: int) -> tuple[Any, Any]:
         sample, target = self.samples[index]
         state = torch.get_rng_state()
         # The CPU generator alone: `torch.manual_seed` would also reach for CUDA in every worker.
@@ -159,12 +172,24 @@ class ResumableLoader(DataLoader):
 
     done: Callable[[], int] = staticmethod(lambda: 0)
 
+    def __iter__(self) -> Any:
+        # After a fit Lightning puts back the signal handlers of before it, also the one by which torch learns that a
+        # worker has died; and torch sets that only once.
+        if self.num_workers and signal.getsignal(signal.SIGCHLD) in (signal.SIG_DFL, None):
+            signal_handling._SIGCHLD_handler_set = False
+        return super().__iter__()
+
     def state_dict(self) -> dict[str, int]:
         return {"batches": self.done()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         order = self.batch_sampler or self.dataset  # a stream makes its batches itself
         order.skip = state["batches"] % len(self)
+
+
+def leave_ctrl_c_to_the_run(worker: int) -> None:
+    """A terminal sends it to the loader's processes too, and the run needs their batches to end between two steps."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _mixed(*numbers: int) -> int:

@@ -1,15 +1,20 @@
 """Labelled samples, and those of them that can be used."""
 
+import contextlib
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thaw.data.raw_labels import missing
 from thaw.errors import UserError
 
 MOST_SKIPPED = 0.01  # share of a split's samples
+SHOWN = 3  # bad samples in a message
+ALL_BAD = "bad_samples.csv"  # where more than those are listed
+CUT = 300  # characters of a sample in a message: all of a path, and not all of a book
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,10 @@ def sound(
         skip: leave them out, up to 1 % of a split, rather than raise.
 
     Raises:
-        UserError: with `skip` off, or too many of them; the first three are named.
+        UserError: with `skip` off, or too many of them; the first three are named, and all of them in `bad_samples.csv`
+            of the working directory.
     """
+    indices = [(split, index) for split, bad in problems.items() for index in sorted(bad)]
     told = [
         # What has no text has no name either.
         (split, splits[split].name(index).strip(" |") or f"row {index + 1}", reason)
@@ -66,8 +73,12 @@ def sound(
         for index, reason in sorted(bad.items())
     ]
     if told and not (skip and all(len(problems[split]) <= MOST_SKIPPED * len(splits[split]) for split in problems)):
-        listed = [f"{split} '{name}' ({reason})" for split, name, reason in told[:3]]
-        shown = ", ".join(listed) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
+        shown = ", ".join(
+            f"{split}[{index}] '{_readable(name)}' ({reason})"
+            for (split, index), (_, name, reason) in zip(indices[:SHOWN], told, strict=False)
+        )
+        if len(told) > SHOWN:
+            shown += f" and {len(told) - SHOWN} more" + (f", all in {ALL_BAD}" if _written(indices, told) else "")
         raise UserError(
             f"data: every sample must be readable and labelled; {len(told)} cannot be used: {shown}.\n"
             + (
@@ -83,6 +94,21 @@ def sound(
     return kept, told
 
 
-def unlabelled(samples: Samples) -> dict[int, str]:
-    """Samples whose label is missing."""
-    return {index: "no label" for index, raw in enumerate(samples.targets) if missing(raw)}
+def _readable(name: str) -> str:
+    """On one line, and never longer than a screen."""
+    plain = "".join(c if c.isprintable() else " " for c in name[: CUT + 1])
+    return plain if len(plain) <= CUT else plain[:CUT] + "…"
+
+
+def _written(indices: Sequence[tuple[str, int]], told: Sequence[tuple[str, str, str]]) -> bool:
+    with contextlib.suppress(OSError), open(Path(ALL_BAD), "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("split", "index", "sample", "reason"))
+        writer.writerows((*at, name, reason) for at, (_, name, reason) in zip(indices, told, strict=True))
+        return True
+    return False
+
+
+def unlabelled(samples: Samples, fault: Callable[[Any], str]) -> dict[int, str]:
+    """Index → reason, of the samples whose raw label can be no target by `Targets.fault`."""
+    return {index: reason for index, raw in enumerate(samples.targets) if (reason := fault(raw))}

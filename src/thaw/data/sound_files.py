@@ -1,7 +1,6 @@
 """Sound files: decoded, measured by their headers, and looked at for what would stop a run in its midst."""
 
 import io
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,7 +14,7 @@ from thaw.errors import UserError, first_line
 
 SHORTEST = 0.02  # seconds, one window of any front end
 END = 256  # samples that are read to see whether a file has its end
-FAILURES = (OSError, RuntimeError, zipfile.BadZipFile)  # of soundfile, the disk and archives
+FAILURES = (OSError, RuntimeError)  # of soundfile, the disk and archives
 
 
 def fault(path: str, to_the_end: bool) -> str:
@@ -41,7 +40,7 @@ def _read_end(path: str) -> None:
     try:
         with soundfile.SoundFile(_source(path)) as sound:
             sound.seek(max(0, sound.frames - END))
-            sound.read()
+            _assert_finite(path, sound.read())
     except FAILURES:
         load(path)  # what cannot be wound forward may be readable all the same
 
@@ -50,11 +49,17 @@ def load(path: str) -> tuple[np.ndarray, int]:
     """A sound file as one channel of float32 in [-1, 1] (samples,), and its samples a second.
 
     Raises:
-        UserError: the file cannot be decoded; it is named.
+        UserError: the file cannot be decoded, or holds what is no number; it is named.
     """
     with _readable(path):
         wave, rate = soundfile.read(_source(path), dtype="float32", always_2d=True)
+    _assert_finite(path, wave)
     return wave.mean(axis=1), rate
+
+
+def _assert_finite(path: str, wave: np.ndarray) -> None:
+    if not np.isfinite(wave).all():  # floating-point formats can hold it, and one value would spoil every weight
+        raise UserError(f"data: every sound must be of numbers; '{path}' holds infinities or NaN. Mend or remove it.")
 
 
 @cache

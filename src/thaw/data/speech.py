@@ -92,7 +92,7 @@ class Speech(DataModule):
         found = {index: fault(path, checked) for index, path in enumerate(samples.inputs)}
         return {index: reason for index, reason in found.items() if reason}
 
-    def keys(self, samples: Samples) -> list[bytes] | None:
+    def hashes(self, samples: Samples) -> list[bytes] | None:
         return [hash_of(contents(path)) for path in samples.inputs] if len(samples) <= CHECKED_FILES else None
 
     @property

@@ -122,10 +122,29 @@ def labels(table: Dataset, wanted: str | Sequence[str], option: str = "data.labe
         feature = table.features[wanted]
         inner = getattr(feature, "feature", feature)  # a list of class indices
         values = table[wanted][:]
-        if hasattr(inner, "int2str"):
-            return [inner.int2str(value) if value is not None and value != -1 else None for value in values]
-        return values
+        return _named(values, inner.names, option) if hasattr(inner, "int2str") else values
     return [dict(zip(names, row, strict=True)) for row in zip(*(table[name][:] for name in names), strict=True)]
+
+
+def _named(values: Sequence[Any], names: Sequence[str], option: str) -> list:
+    """Class indices, or lists of them, by their names; -1 is no label."""
+    flat = ((row, index) for row, value in enumerate(values) for index in (value if _is_list(value) else [value]))
+    wrong = [f"row {row + 1} has {index}" for row, index in flat if index is not None and not -1 <= index < len(names)]
+    if wrong:
+        told = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise UserError(
+            f"{option} must hold indices of the {len(names)} classes that the table names, from 0 to {len(names) - 1}, "
+            f"or -1 for none; {told}. Mend the rows or the names."
+        )
+    find = [*names, None].__getitem__  # -1 is the last
+    return [
+        [find(index) for index in value] if _is_list(value) else None if value is None else find(value)
+        for value in values
+    ]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence)
 
 
 def _find(folder: Path, names: Sequence[str]) -> Path | None:
@@ -160,4 +179,9 @@ def readable(what: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # of pandas, pyarrow and datasets, each with types of its own
         reason = first_line(error.__cause__ or error)
+        if (cache := str(datasets.config.HF_DATASETS_CACHE)) in str(error):
+            raise UserError(
+                f"HF_DATASETS_CACHE must be a folder that can be written; '{cache}' is not ({reason}). "
+                "Write e.g. HF_DATASETS_CACHE=/tmp/datasets before the command."
+            ) from None
         raise UserError(f"data.root: '{what}' must be a table in UTF-8 ({reason}). Mend or remove it.") from None

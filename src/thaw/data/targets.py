@@ -1,5 +1,6 @@
 """What a network is to answer: raw labels turned into numbers, one class for each kind of target."""
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thaw.data.raw_labels import class_name, label_set, transcript, words
+from thaw.data.raw_labels import class_name, label_set, missing, transcript, words
 from thaw.errors import UserError
 
 IGNORED = -100  # the target index that every loss of torch leaves out
@@ -27,6 +28,11 @@ class Targets(ABC):
 
     @abstractmethod
     def __init__(self, train: Sequence[Any]) -> None: ...
+
+    @staticmethod
+    def fault(raw: Any) -> str:
+        """Why one raw label can be no target; empty where it can."""
+        return "no label" if missing(raw) else ""
 
     @abstractmethod
     def encode(self, raw: Sequence[Any], split: str) -> Sequence[Any]:
@@ -77,6 +83,10 @@ class LabelSetTargets(Targets):
 
     kind = "labels"
 
+    @staticmethod
+    def fault(raw: Any) -> str:
+        return ""  # no label at all is a set of them like any other
+
     def __init__(self, train: Sequence[Any]) -> None:
         held = {name for row in train for name in label_set(row)}
         columns = {name for row in train[:1] if isinstance(row, dict) for name in row}
@@ -102,6 +112,16 @@ class NumberTargets(Targets):
     """One number, or several."""
 
     kind = "number"
+
+    @staticmethod
+    def fault(raw: Any) -> str:
+        if missing(raw):
+            return "no label"
+        try:
+            numbers = [float(value) for value in (raw.values() if isinstance(raw, dict) else [raw])]
+        except (TypeError, ValueError):
+            return f"label {reprlib.repr(raw)} is no number"
+        return "" if np.isfinite(numbers).all() else f"label {reprlib.repr(raw)} is not finite"
 
     def __init__(self, train: Sequence[Any]) -> None:
         first = next(iter(train), 0)
@@ -160,6 +180,10 @@ class NextTokenTargets(Targets):
     """No label: the text itself is the target."""
 
     kind = "text"
+
+    @staticmethod
+    def fault(raw: Any) -> str:
+        return ""
 
     def __init__(self, train: Sequence[Any]) -> None:
         self.classes = []
