@@ -1,6 +1,6 @@
 """Checkpoints: whole after a crash, free of code, and the two that a run keeps."""
 
-import io
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
 from thaw.data.digits import Digits
-from thaw.errors import UserError
+from thaw.errors import RunError, UserError
 
 STATE = {
     "epoch": 3,
@@ -42,6 +42,10 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     }
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def refused(path: Path) -> str:
     with pytest.raises(UserError) as caught:
         load_checkpoint(path)
@@ -57,51 +61,63 @@ def test_what_is_saved_is_loaded(tmp_path):
     AtomicCheckpointIO().save_checkpoint(STATE, path)
     assert_same(load_checkpoint(path), STATE)
     assert_same(AtomicCheckpointIO().load_checkpoint(str(path)), STATE)
-    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    assert names(path.parent) == ["last.ckpt", "last.ckpt.sha256"]
 
 
 def test_newer_checkpoint_replaces_the_older(tmp_path):
     for epoch in range(3):
         AtomicCheckpointIO().save_checkpoint(STATE | {"epoch": epoch}, tmp_path / "last.ckpt")
     assert load_checkpoint(tmp_path / "last.ckpt")["epoch"] == 2
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    assert names(tmp_path) == ["last.ckpt", "last.ckpt.sha256"]
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), RuntimeError("half written")])
-def test_crash_while_writing_leaves_the_older_file_whole(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "disk full"), RunError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (RuntimeError("half"), RuntimeError),
+    ],
+)
+def test_crash_while_writing_leaves_the_older_file_whole(tmp_path, monkeypatch, error, told):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint(STATE, path)
     before = path.read_bytes()
 
-    def half(checkpoint: Any, file: io.BufferedWriter) -> None:
+    def half(checkpoint: Any, file: Any) -> None:
         file.write(before[: len(before) // 2])
         raise error
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(type(error)):
+    with pytest.raises(told):
         AtomicCheckpointIO().save_checkpoint(STATE | {"epoch": 4}, path)
     assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    assert load_checkpoint(path)["epoch"] == 3
+    assert names(tmp_path) == ["last.ckpt", "last.ckpt.sha256"]
 
 
 def test_crash_of_the_first_checkpoint_leaves_no_file(tmp_path, monkeypatch):
     def fail(checkpoint: Any, file: Any) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match="disk full"):
         AtomicCheckpointIO().save_checkpoint(STATE, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
-    """Without fsync before the rename, a power cut can leave the new name on an empty file."""
+def test_file_is_on_the_disk_before_it_takes_its_name_and_the_name_after(tmp_path, monkeypatch):
+    """Without fsync before the rename, a power cut can leave the new name on an empty file; without one of the folder
+    after it, the old name on nothing."""
     order = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: order.append(("fsync", os.fstat(fd).st_size)) or fsync(fd))
-    monkeypatch.setattr(os, "replace", lambda a, b: order.append(("rename", Path(a).parent)) or replace(a, b))
+    monkeypatch.setattr(os, "fsync", lambda fd: order.append(Path(os.readlink(f"/proc/self/fd/{fd}"))) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: order.append((Path(a), Path(b))) or replace(a, b))
     AtomicCheckpointIO().save_checkpoint(STATE, tmp_path / "last.ckpt")
-    assert order == [("fsync", (tmp_path / "last.ckpt").stat().st_size), ("rename", tmp_path)]
+    for written, (unfinished, path), folder in (order[:3], order[3:]):
+        assert written == unfinished
+        assert folder == path.parent == tmp_path
+    assert [order[1][1].name, order[4][1].name] == ["last.ckpt", "last.ckpt.sha256"]
 
 
 def test_removal_of_a_checkpoint_that_is_gone_is_no_error(tmp_path):
@@ -114,6 +130,7 @@ def test_removal_of_a_checkpoint_that_is_gone_is_no_error(tmp_path):
 # Reading
 
 
+@pytest.mark.fault("S1")
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize(
@@ -138,7 +155,7 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path, bare, load):
 
 def test_missing_checkpoint_is_named_with_a_way_out(tmp_path):
     message = refused(tmp_path / "last.ckpt")
-    assert "must exist" in message
+    assert "it is missing" in message
     assert "resume=never" in message
 
 
@@ -222,20 +239,21 @@ def fit(module: Counting, folder: Path, mode: Any = "max", every_n_steps: int | 
     trainer.fit(module, loader, DataLoader(torch.zeros(1, 1)))
 
 
-@pytest.mark.parametrize(("every_n_steps", "names"), [(None, ["best", "last"]), (5, ["best", "last", "last"])])
-def test_callbacks_are_best_and_last_and_steps(tmp_path, every_n_steps, names):
+@pytest.mark.parametrize(("every_n_steps", "roles"), [(None, ["best", "last"]), (5, ["best", "last", "last"])])
+def test_callbacks_are_best_and_last_and_steps(tmp_path, every_n_steps, roles):
     kept = checkpoints(tmp_path, "val/f1", "max", every_n_steps)
-    assert [callback.filename for callback in kept] == names
-    assert [callback.monitor for callback in kept] == ["val/f1", None, None][: len(names)]
+    assert [callback.filename for callback in kept] == roles
+    assert [callback.monitor for callback in kept] == ["val/f1", None, None][: len(roles)]
     assert {Path(callback.dirpath) for callback in kept} == {tmp_path}
     # Lightning stores each callback's state under its key.
     assert len({callback.state_key for callback in kept}) == len(kept)
 
 
+@pytest.mark.fault("B8")
 @pytest.mark.parametrize(("mode", "best"), [("max", 1), ("min", 2)])
 def test_best_follows_the_monitor_and_last_the_run(tmp_path, mode, best):
     fit(Counting([0.5, 0.9, 0.1, 0.6]), tmp_path, mode)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     kept = {name: load_checkpoint(tmp_path / f"{name}.ckpt") for name in ("best", "last")}
     assert {name: checkpoint["epoch"] for name, checkpoint in kept.items()} == {"best": best, "last": 3}
     assert float(kept["best"]["state_dict"]["weight"]) == 4 * (best + 1)
@@ -253,7 +271,7 @@ def test_last_of_equally_good_epochs_is_the_best(tmp_path, mode):
 def test_crash_within_an_epoch_loses_the_steps_since_the_last_checkpoint(tmp_path, every_n_steps, steps):
     with pytest.raises(RuntimeError, match="power cut"):
         fit(Counting([0.5, 0.9], fail_at=7), tmp_path, every_n_steps=every_n_steps)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     last = load_checkpoint(tmp_path / "last.ckpt")
     assert (last["global_step"], float(last["state_dict"]["weight"])) == (steps, steps)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT, Outcome
 
-from thaw.checkpoint import load_checkpoint
+from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
 from thaw.errors import UserError
 from thaw.interpolation import interpolate, wise_ft
 from thaw.restore import read_run, restore
@@ -98,6 +98,7 @@ def test_a_missing_or_unfinished_run_is_named(run_train, stopped_after_epoch, tm
             assert "Traceback" not in errors
 
 
+@pytest.mark.fault("S5")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -118,6 +119,7 @@ def test_the_settings_of_a_run_are_checked_as_those_of_a_fresh_one(finished, cha
         restore(path.parent)
 
 
+@pytest.mark.fault("S1")
 def test_a_checkpoint_that_would_run_code_is_refused(finished, tmp_path: Path) -> None:
     folder = finished()
 
@@ -208,7 +210,7 @@ def test_a_greedy_soup_keeps_what_does_not_lower_validation(finished, tmp_path: 
     broken = moved(finished("freezing=none", "monitor=val/loss"), "broken")
     checkpoint = load_checkpoint(broken / "checkpoints" / "best.ckpt")
     checkpoint["state_dict"] = {n: v.neg() if v.is_floating_point() else v for n, v in checkpoint["state_dict"].items()}
-    torch.save(checkpoint, broken / "checkpoints" / "best.ckpt")
+    AtomicCheckpointIO().save_checkpoint(checkpoint, broken / "checkpoints" / "best.ckpt")
 
     code, printed, errors = run_script("soup", broken.parent)
     assert code == 0, errors

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from thaw import lock as lock_module
+from thaw.checkpoint import AtomicCheckpointIO
 from thaw.errors import UserError
 from thaw.lock import LOCK
-from thaw.run import Run, assert_writable, read_record
+from thaw.run import Run, read_record
+from thaw.run_folder import assert_writable
 
 OVERRIDES = ["data=digits", "seed=1"]
 
@@ -52,6 +54,11 @@ def finished(**options: Any) -> Run:
     with run:
         pass
     return run
+
+
+def save(run: Run, name: str = "last", **content: Any) -> None:
+    state = {"epoch": 0, "global_step": 1, "state_dict": {}, "optimizer_states": [], "loops": {}} | content
+    AtomicCheckpointIO().save_checkpoint(state, run.folder / "checkpoints" / f"{name}.ckpt")
 
 
 def hold(folder: Path, **holder: Any) -> None:
@@ -90,6 +97,7 @@ def test_empty_folder_is_taken(here):
     assert made(folder="mine").folder == Path("mine")
 
 
+@pytest.mark.fault("H1")
 def test_eight_processes_that_start_at_once_get_eight_directories(tmp_path):
     go, wanted = tmp_path / "go", tmp_path / "runs" / "same"
     children = [
@@ -310,12 +318,14 @@ def test_folder_without_a_readable_record_has_none(here, content):
     assert read_record(here) is None
 
 
-def test_last_checkpoint_is_found_once_it_exists(here):
+def test_checkpoint_to_go_on_from_is_the_one_that_was_there_at_the_start(here):
     run = made()
     assert run.last is None
-    (run.folder / "checkpoints").mkdir()
-    (run.folder / "checkpoints" / "last.ckpt").touch()
-    assert run.last == run.folder / "checkpoints" / "last.ckpt"
+    save(run)
+    assert run.last is None
+    run.update()
+    run.release()
+    assert made(resume="auto").last == run.folder / "checkpoints" / "last.ckpt"
 
 
 # Resume
@@ -394,6 +404,7 @@ def test_run_of_a_longer_name_is_not_taken_for_an_earlier_one(here):
 # Locks
 
 
+@pytest.mark.fault("H2")
 def test_run_in_use_is_not_resumed_and_its_process_is_named(here):
     run = finished()
     hold(run.folder, pid=os.getppid(), host=socket.gethostname())
@@ -418,6 +429,17 @@ def test_lock_of_another_computer_is_respected(here):
         made(resume="auto")
 
 
+@pytest.mark.fault("H2")
+@pytest.mark.parametrize(("minutes", "told"), [(1, "for a moment."), (30, "for 30 minutes."), (300, "for 5 hours.")])
+def test_age_of_a_lock_is_told(here, minutes, told):
+    run = finished()
+    hold(run.folder, pid=os.getppid(), host=socket.gethostname())
+    os.utime(run.folder / LOCK, (time.time() - 60 * minutes,) * 2)
+    with pytest.raises(UserError, match=told):
+        made(resume="auto")
+
+
+@pytest.mark.fault("H2")
 def test_lock_of_a_dead_process_is_taken_over(here):
     run = finished()
     hold(run.folder, pid=dead_process(), host=socket.gethostname())
@@ -429,6 +451,7 @@ def test_lock_of_a_dead_process_is_taken_over(here):
 def test_released_run_can_be_resumed(here):
     run = made()
     run.update()
+    save(run)
     run.release()
     assert made(resume="must").folder == run.folder
     run.release()

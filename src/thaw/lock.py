@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,16 @@ def lock(folder: Path) -> None:
             holder = read_json(path) or holder
     raise UserError(
         f"A run directory must be in use by one process; '{folder}' is held by process {holder.get('pid')} on "
-        f"{holder.get('host')}. Wait for it, or choose another run.dir."
+        f"{holder.get('host')}, for {_age(path)}. Wait for it, or choose another run.dir."
     )
+
+
+def _age(path: Path) -> str:
+    try:
+        minutes = (time.time() - path.stat().st_mtime) / 60
+    except OSError:
+        return "a moment"
+    return "a moment" if minutes < 2 else f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
 
 
 def _alive(pid: int) -> bool:

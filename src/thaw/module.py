@@ -71,12 +71,14 @@ class FineTuner(L.LightningModule):
     def on_train_start(self) -> None:
         # Asked any earlier, Lightning would let the loader's workers fetch epoch 0 before it restores a checkpoint.
         self.lr_schedulers().set_steps(int(self.trainer.estimated_stepping_batches))
+        if self.trainer.fit_loop.restarted_mid_epoch:
+            # Lightning tells nobody that the epoch goes on, and what trains in it would stay unset.
+            for callback in self.trainer.callbacks:
+                callback.on_train_epoch_start(self.trainer, self)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if batch_idx == 0:
-            # Dropout and mixing draw the same in a resumed epoch as in an uninterrupted one.
-            rank = (self.global_rank,) if self.global_rank else ()
-            torch.manual_seed(hash((self.seed, self.current_epoch, *rank)) & 0x7FFF_FFFF_FFFF_FFFF)
+        # Dropout and mixing draw the same after a resume as without it, and nothing need be remembered for that.
+        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step("train", batch)[0] + self.regularization.penalty(self.network)
@@ -99,20 +101,17 @@ class FineTuner(L.LightningModule):
         return loss, outputs
 
     def on_train_epoch_end(self) -> None:
-        metrics = self._log("train")
+        self._log("train")
         self.log_dict(self.regularization.measure(self.network))
-        if not metrics["train/loss"].isfinite():
-            raise RuntimeError(f"The loss is {metrics['train/loss']}; write a smaller optimizer.lr.")
 
     def on_validation_epoch_end(self) -> None:
         self._log("val")
 
-    def _log(self, split: str) -> dict[str, Tensor]:
+    def _log(self, split: str) -> None:
         metrics = self.task.compute(split)
         self.log_dict(metrics)
         if self.monitor in metrics and self.trainer.state.fn == TrainerFn.FITTING:
             self.schedule.observe(float(metrics[self.monitor]), self.task.direction(self.monitor))
-        return metrics
 
     def on_test_epoch_end(self) -> None:
         self._log("test")
@@ -120,3 +119,8 @@ class FineTuner(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         metrics = self.trainer.callback_metrics
         checkpoint["metrics"] = {name: float(metrics[name]) for name in metrics if name.startswith(("train/", "val/"))}
+        checkpoint["gathered"] = self.task.gathered("train")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.global_rank == 0:  # it was gathered from all ranks
+            self.task.load_gathered("train", checkpoint["gathered"])

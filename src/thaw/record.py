@@ -1,14 +1,11 @@
 """What a run measures of itself, epoch by epoch, into run.json; and its predictions."""
 
 import csv
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from rich.markup import escape
 
@@ -16,12 +13,13 @@ from thaw.console import say
 from thaw.data.datamodule import DataModule
 from thaw.data.quality import Quality
 from thaw.distributed import gathered, load_whole
+from thaw.errors import Interrupted
 from thaw.freezing.freezing import Freezing
+from thaw.interruption import CODES, requeue
+from thaw.memory import peak_memory
 from thaw.module import FineTuner
 from thaw.run import Run
 from thaw.tables import parameter_counts
-
-SIGTERM_CODE = 143
 
 
 class Recorder(Checkpoint):
@@ -30,10 +28,19 @@ class Recorder(Checkpoint):
     def __init__(self, run: Run, freezing: Freezing) -> None:
         self.run, self.freezing = run, freezing
         self._samples, self._seconds = 0, 0.0
-        self._before: list[Any] = run.record.get("contract", [])  # as checked before this run was resumed
+        self._contract: list[Any] = []  # as it was checked at the start of each stage
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # What came after the checkpoint is done again.
+        checked = self.run.record.get("contract", [])
+        self._contract = [stage for stage in checked if stage["epoch"] <= checkpoint["epoch"]]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = time.monotonic()
+        checked = self.freezing.contract[-1]
+        if not self._contract or checked["groups"] != self._contract[-1]["groups"]:  # else a stage that goes on
+            self._contract.append(checked)
+        self.run.update(contract=self._contract)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -44,10 +51,6 @@ class Recorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         total, training = parameter_counts(self.freezing.states)
-        contract = list(self._before)
-        for stage in self.freezing.contract:
-            if not contract or stage["groups"] != contract[-1]["groups"]:  # a resumed run checks its stage again
-                contract.append(stage)
         self.run.update(
             epochs=trainer.current_epoch + 1,
             steps=trainer.global_step,
@@ -55,17 +58,8 @@ class Recorder(Checkpoint):
             peak_memory_bytes=peak_memory(),
             parameters={"total": total, "trainable_at_end": training},
             timeline=[stage._asdict() for stage in self.freezing.timeline],
-            contract=contract,
             freezing=self.freezing.state_dict(),
         )
-
-
-def peak_memory() -> int:
-    """Bytes: of the GPU where one is used, else the largest resident size of this process so far."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def describe(data: DataModule, quality: Quality) -> dict[str, Any]:
@@ -89,7 +83,9 @@ def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> No
         trainer.fit(module, data, ckpt_path=run.last, weights_only=True)
     except SystemExit as end:
         say(f"Interrupted. Go on with: {escape(run.resume_command)}")
-        if trainer.interrupted and end.code != SIGTERM_CODE:
+        if isinstance(end, Interrupted) and end.reason == "SIGUSR1" and run.leads:
+            say("SLURM will start this job again." if requeue() else "SLURM would not start this job again.")
+        if trainer.interrupted and end.code not in CODES.values():
             raise KeyboardInterrupt("Ctrl-C") from None
         raise
 

@@ -1,11 +1,11 @@
 """The run directory: unique, locked, and described by one atomically written run.json."""
 
-import itertools
+import contextlib
+import functools
 import json
 import math
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -15,10 +15,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from thaw.errors import UserError
+from thaw import disk
+from thaw.errors import RunError, UserError
 from thaw.lock import lock, read_json, unlock
+from thaw.redaction import redacted
+from thaw.run_folder import earlier, make_unique
+from thaw.unfinished import private, publish
+
+if TYPE_CHECKING:
+    from thaw.resume import Found
 
 Resume = Literal["never", "auto", "must"]
 ERROR_LOG = "error.log"
@@ -34,10 +41,13 @@ class Run:
         folder: the directory, which exists.
         record: what `run.json` holds already.
         leads: whether this process writes; of several that share a run, one does.
+        resume: as the command has it.
     """
 
-    def __init__(self, folder: Path, record: Mapping[str, Any] | None = None, leads: bool = True) -> None:
-        self.folder, self.leads = folder, leads
+    def __init__(
+        self, folder: Path, record: Mapping[str, Any] | None = None, leads: bool = True, resume: Resume = "never"
+    ) -> None:
+        self.folder, self.leads, self.resume = folder, leads, resume
         self.record: dict[str, Any] = dict(record or {})
 
     @classmethod
@@ -52,31 +62,56 @@ class Run:
         Args:
             folder: where to write; None takes `runs/<name>`. A fresh run never shares a directory: the second gets
                 `<folder>-2`.
-            overrides: the command's overrides, by which `resume` knows the same command again.
+            overrides: the command's overrides, by which `resume` knows the same command again. A job that SLURM has
+                started again finds its own directory by its own number.
             resume: `never`; `auto`, go on if there is something to go on from; `must`.
 
         Raises:
-            UserError: nothing to resume with `must`, or the directory cannot be written.
+            UserError: nothing to resume with `must`, no run or no whole checkpoint; or the directory cannot be written.
         """
         wanted = Path(folder) if folder else Path("runs") / name
         if not wanted.name:
             raise UserError(f"run.dir must name a directory of its own; got '{folder}'. Write e.g. run.dir=runs/mine.")
-        same = [text for text in overrides if not text.startswith(("resume=", "run.dir="))]
+        same = [redacted(text) for text in overrides if not text.startswith(("resume=", "run.dir="))]
+        job = slurm_job()
+        if job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+            for candidate in earlier(wanted):
+                if (record := read_record(candidate) or {}).get("slurm_job") == job:
+                    lock(candidate)
+                    return cls(candidate, record, resume="auto")._ready_to_go_on()
         if resume != "never":
-            for candidate in [wanted] if folder and read_record(wanted) else _earlier(wanted):
+            for candidate in [wanted] if folder and read_record(wanted) else earlier(wanted):
                 record = read_record(candidate) or {}
                 if (folder and candidate == wanted) or record.get("overrides") == same:
                     lock(candidate)
-                    return cls(candidate, record)
+                    return cls(candidate, record, resume=resume)._ready_to_go_on()
             if resume == "must":
                 raise UserError(f"resume=must needs an earlier run of the same command; found none at '{wanted}'.")
         try:
-            made = _make_unique(wanted)
+            made = make_unique(wanted)
         except OSError as error:
             raise UserError(f"run.dir must be writable; '{wanted}' is not ({error.strerror}).") from None
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        command = shlex.join([Path(sys.argv[0]).name, *redacted(sys.argv[1:])])
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(made, {"command": f"python {command}", "overrides": same, "started": started})
+        record = {"command": f"python {command}", "overrides": same, "started": started}
+        return cls(made, record | ({"slurm_job": job} if job else {}), resume=resume)
+
+    def _ready_to_go_on(self) -> "Run":
+        # What a killed process was writing; the lock tells that nobody writes now.
+        for left in (*self.folder.glob(".*.tmp"), *(self.folder / "checkpoints").glob(".*.tmp")):
+            with contextlib.suppress(OSError):  # where nothing can be written is told with all else
+                left.unlink()
+        try:
+            if self.resume == "must" and not self.finished and not self.last:
+                wrong = "; ".join(self.found.left_out) or "there is none"
+                raise UserError(
+                    f"resume=must needs a whole checkpoint in '{self.folder / 'checkpoints'}'; {wrong}. "
+                    "Write resume=auto to start afresh in the same directory."
+                )
+        except UserError:
+            self.release()
+            raise
+        return self
 
     @property
     def finished(self) -> bool:
@@ -85,13 +120,21 @@ class Run:
     @property
     def resume_command(self) -> str:
         """The same command, going on in this directory."""
-        return shlex.join(["python", "train.py", *self.record["overrides"], f"run.dir={self.folder}", "resume=auto"])
+        return shlex.join(
+            ["python", "train.py", *self.record.get("overrides", []), f"run.dir={self.folder}", "resume=auto"]
+        )
+
+    @functools.cached_property
+    def found(self) -> "Found":
+        """The newest whole checkpoint as the run began, and what is wrong with newer ones."""
+        from thaw.resume import find  # torch comes with it
+
+        return find(self.folder / "checkpoints")
 
     @property
     def last(self) -> Path | None:
-        """The newest checkpoint to go on from."""
-        path = self.folder / "checkpoints" / "last.ckpt"
-        return path if path.is_file() else None
+        """The checkpoint to go on from."""
+        return self.found.path
 
     def update(self, **fields: Any) -> None:
         """Write the record so that a reader sees the old one or the new one, never a half."""
@@ -100,8 +143,15 @@ class Run:
             self.record = record
             return
         unfinished = self.folder / f".run.json.{os.getpid()}.tmp"
-        unfinished.write_text(json.dumps(_strict(record), indent=2, allow_nan=False) + "\n")
-        os.replace(unfinished, self.folder / "run.json")
+        try:
+            unfinished.unlink(missing_ok=True)  # of this process, from a try that failed
+            with open(unfinished, "x", opener=private) as file:
+                file.write(json.dumps(_strict(record), indent=2, allow_nan=False) + "\n")
+                publish(file)
+            os.replace(unfinished, self.folder / "run.json")
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
         self.record = record
 
     def __enter__(self) -> "Run":
@@ -113,20 +163,43 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        told = None
+        if isinstance(error, OSError) and error.errno in disk.FULL:
+            told = RunError(disk.refusal(error, self.folder))
         if kind is None:
             status, reason = "finished", None
         elif issubclass(kind, (KeyboardInterrupt, SystemExit)):
-            status, reason = "interrupted", "Ctrl-C" if kind is KeyboardInterrupt else f"exit {error}"
+            way = "Ctrl-C" if kind is KeyboardInterrupt else f"exit {error}"
+            status, reason = "interrupted", getattr(error, "reason", way)
         else:
-            status, reason = "failed", f"{kind.__name__}: {error}"
-        if status == "failed" and self.leads:
-            (self.folder / ERROR_LOG).write_text("".join(traceback.format_exception(kind, error, trace)))
-        self.update(status=status, reason=reason, seconds=round(self._before + time.monotonic() - self._began, 2))
-        self.release()
+            status, reason = "failed", redacted(f"{type(told or error).__name__}: {told or error}")
+        seconds = round(self._before + time.monotonic() - self._began, 2)
+        go_on = {} if status == "finished" else {"resume": self.resume_command}
+        try:
+            self.update(status=status, reason=reason, seconds=seconds, **go_on)
+            if status == "failed" and self.leads:
+                (self.folder / ERROR_LOG).write_text(redacted("".join(traceback.format_exception(kind, error, trace))))
+        except OSError as full:
+            if error is None:
+                raise RunError(disk.refusal(full, self.folder)) from full
+            # Else what ended the run is told: that its record could not be written comes of the same.
+        finally:
+            self.release()
+        if told:
+            raise told from error
 
     def release(self) -> None:
         if self.leads:
-            unlock(self.folder)
+            # On a disk that has become read-only it stays; the lock of a dead process is anybody's.
+            with contextlib.suppress(OSError):
+                unlock(self.folder)
+
+    def abandon(self) -> None:
+        """Give back a directory in which the run cannot begin, and leave none that is empty."""
+        self.release()
+        if self.leads:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
 
 def _strict(value: Any) -> Any:
@@ -137,67 +210,16 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def run_name(choices: Mapping[str, str | None]) -> str:
-    """The name of a run for which none is given, by the option chosen of each group."""
-    return choices.get("experiment") or f"{choices['data']}-{choices['model']}-{choices['freezing']}"
-
-
-def free_folder(folder: str | None, name: str) -> Path:
-    """Where a fresh run would write if it began now."""
-    wanted = Path(folder) if folder else Path("runs") / name
-    numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([wanted], numbered) if not path.is_dir() or not any(path.iterdir()))
+def slurm_job() -> str | None:
+    """The number of the SLURM job this process belongs to, as `scontrol` reads it."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a run directory, or None where there is none."""
     return read_json(folder / "run.json")
-
-
-def assert_writable(folder: str | None) -> None:
-    """Check a run directory before anything is made.
-
-    Raises:
-        UserError: nothing can be written there.
-    """
-    place = Path(folder or "runs").absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
-        raise UserError(f"run.dir must be a folder that can be written; got '{folder}'. Write e.g. run.dir=runs/mine.")
-
-
-def _read_only(place: Path) -> bool:
-    # The root user may write anywhere by its rights; some file systems still refuse.
-    probe = place / f".thaw-{os.getpid()}.tmp"
-    try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except OSError:
-        return True
-    return False
-
-
-def _earlier(wanted: Path) -> list[Path]:
-    """Run directories called `wanted` or `wanted-<number>`, the newest first."""
-    names = re.compile(re.escape(wanted.name) + r"(-\d+)?")
-    there = [path for path in wanted.parent.iterdir() if names.fullmatch(path.name)] if wanted.parent.is_dir() else []
-    runs = [path / "run.json" for path in there if (path / "run.json").is_file()]
-    return [path.parent for path in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True)]
-
-
-def _make_unique(wanted: Path) -> Path:
-    number, folder = 1, wanted
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not any(folder.iterdir()):
-            try:
-                lock(folder)  # whoever creates the lock owns the directory, also when eight start at once
-                return folder
-            except UserError:
-                pass
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
 
 
 def _versions() -> dict[str, str]:

@@ -52,7 +52,8 @@ def build_metrics(metrics: Metrics, **sizes: int) -> MetricCollection:
         arguments = {"name": metric} if isinstance(metric, str) else dict(metric)
         target = known_metrics()[arguments.pop("name")]
         # Of few classes, the best five tell nothing.
-        if arguments.get("top_k", 1) * 2 > sizes.get("num_classes", 2 * arguments.get("top_k", 1)):
+        best = arguments.get("top_k")
+        if isinstance(best, int) and best * 2 > sizes.get("num_classes", 2 * best):
             continue
         asked = inspect.signature(target.__init__).parameters
         given = {name: size for name, size in sizes.items() if name in asked}

@@ -1,8 +1,10 @@
 """What a network is trained for: the loss, what counts as a prediction, and the metrics."""
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -135,6 +137,29 @@ class Task(nn.Module, ABC):
         self.losses[f"{split}_"].update(loss.detach(), self.count(targets))
         if len(self.metrics[f"{split}_"]):
             self.metrics[f"{split}_"].update(*self.measured(detached(outputs), targets))
+
+    def gathered(self, split: str) -> dict[str, Any]:
+        """What was gathered since the last `compute`, on all processes; empty where that is nothing."""
+        if not self.losses[f"{split}_"].update_called:
+            return {}
+        with ExitStack() as stack:
+            for metric in self._gathering(split).values():
+                stack.enter_context(metric.sync_context())
+                metric.persistent(True)
+                stack.callback(metric.persistent, False)
+            return {name: copy.deepcopy(metric.state_dict()) for name, metric in self._gathering(split).items()}
+
+    def load_gathered(self, split: str, state: Mapping[str, Any]) -> None:
+        """Go on from what `gathered` has returned."""
+        for name, metric in self._gathering(split).items() if state else ():
+            metric.persistent(True)
+            metric.load_state_dict(state[name])
+            metric.persistent(False)
+
+    def _gathering(self, split: str) -> dict[str, Metric]:
+        # Metrics that share a state are given it here; torchmetrics else updates only the first of them.
+        shared = self.metrics[f"{split}_"].items(keep_base=True, copy_state=False)
+        return {"loss": self.losses[f"{split}_"], **dict(shared)}
 
     def compute(self, split: str) -> dict[str, Tensor]:
         """The metrics of all batches since the last call, by full name; one of several values as their mean."""

@@ -1,0 +1,111 @@
+"""A checksum beside a file, as `sha256sum -c` reads it: a whole file is told from a damaged one."""
+
+import hashlib
+import os
+import uuid
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+from thaw.unfinished import private, publish
+
+
+class HashingWriter:
+    """Passes bytes on to a file and sums them on the way: the sum is of what was meant, not of what a disk has kept."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._sum = file, hashlib.sha256()
+        self.error: OSError | None = None  # torch would tell only that a position is not what it expects
+
+    @property
+    def digest(self) -> str:
+        return self._sum.hexdigest()
+
+    def write(self, data: bytes) -> int:
+        self._sum.update(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def sidecar(path: Path) -> Path:
+    """Where the checksum of a file lies."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def unfinished(path: Path) -> Path:
+    """A name beside the file for what is being written; `Run.open` removes what a killed process has left of these."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def put(written: Path, path: Path, digest: str) -> None:
+    """Give a written file its name and its checksum, so that a kill at any point leaves a file that fits a sum of its.
+
+    Between the two renames the sidecar holds the sums of both files, the old and the new. A file without a sidecar gets
+    none before it is replaced: until then nothing is known of it.
+    """
+    if (sums := _sums(path)) is not None:
+        _write_sums(path, [digest, *sums])
+    rename(written, path)
+    _write_sums(path, [digest])
+
+
+def rename(written: Path, path: Path) -> None:
+    """Give a file its final name, and wait until the folder on the disk knows it."""
+    os.replace(written, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a file, in words; None where it fits its checksum.
+
+    Without a sidecar it must be a zip file, as torch writes them, whose members fit the sums in it.
+    """
+    try:
+        sums = _sums(path)
+        if not path.exists():
+            return "is a link to nothing" if path.is_symlink() else "is missing"
+        if not path.is_file():
+            return "is a folder"
+        if not path.stat().st_size:
+            return "is empty"
+        if sums is None:
+            with zipfile.ZipFile(path) as archive:
+                return "is damaged" if archive.testzip() else None
+        with open(path, "rb") as file:
+            fits = hashlib.file_digest(file, "sha256").hexdigest() in sums
+        return None if fits else f"does not fit its checksum in {sidecar(path).name}: it was cut short or altered"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except Exception:  # zipfile raises almost anything on a damaged file
+        return "is broken"
+
+
+def _sums(path: Path) -> list[str] | None:
+    try:
+        return [line.split()[0] for line in sidecar(path).read_text(errors="replace").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return None
+
+
+def _write_sums(path: Path, digests: list[str]) -> None:
+    beside = sidecar(path)
+    written = unfinished(beside)
+    try:
+        with open(written, "x", opener=private) as file:
+            file.writelines(f"{digest}  {path.name}\n" for digest in digests)
+            publish(file)
+            file.flush()
+            os.fsync(file.fileno())
+        rename(written, beside)
+    finally:
+        written.unlink(missing_ok=True)

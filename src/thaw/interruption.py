@@ -1,0 +1,84 @@
+"""Signals while a run trains: the first ends it between two steps with its state saved, the second ends it at once."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from thaw.checkpoint import between_steps
+from thaw.errors import Interrupted
+from thaw.run import Run, slurm_job
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+# Seconds that a validation may take to end; in its midst there is nothing to save.
+PATIENCE = 6
+
+
+class Interruption(Checkpoint):
+    """Saves `last.ckpt` and ends the run when Ctrl-C, SIGTERM or, under SLURM, SIGUSR1 asks for it.
+
+    A `Checkpoint`, because Lightning calls those last, when an epoch's own checkpoints are written. Of several
+    processes all end when one is asked.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.asked: signal.Signals | None = None
+        self._since = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        # In place of Lightning's own handlers; it puts back what was there before when the training ends.
+        for number in (signal.SIGINT, signal.SIGTERM, *[signal.SIGUSR1] * ("SLURM_JOB_ID" in os.environ)):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked is not None and number != signal.SIGUSR1:
+            # At once: no more than the record. The lock of a process that is gone is anybody's.
+            with contextlib.suppress(Exception):
+                self.run.update(status="interrupted", reason=f"{_name(signal.Signals(number))}, twice")
+            os._exit(CODES[signal.Signals(number)])
+        self.asked, self._since = signal.Signals(number), time.monotonic()
+        # Not by `print`, which this may have interrupted.
+        again = ". Ctrl-C again to leave at once" if number == signal.SIGINT else ""
+        os.write(2, f"\n{_name(self.asked)}: ending after this step{again}.\n".encode())
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+        if between_steps(trainer) and self._any_asked(trainer):
+            trainer.save_checkpoint(self.run.folder / "checkpoints" / "last.ckpt")
+            self._end()
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        late = self.asked is not None and time.monotonic() - self._since > PATIENCE
+        if late and trainer.training is False and trainer.state.fn == "fit":
+            self._end()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._any_asked(trainer):
+            self._end()
+
+    def _any_asked(self, trainer: L.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
+
+    def _end(self) -> None:
+        number = self.asked or signal.SIGTERM  # another process was asked
+        raise Interrupted(CODES[number], _name(number))
+
+
+def requeue() -> bool:
+    """Ask SLURM to start this job again, as its own id says; whether it agreed."""
+    try:
+        return subprocess.run(["scontrol", "requeue", slurm_job()], timeout=30).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def _name(number: signal.Signals) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else number.name
