@@ -1,4 +1,4 @@
-"""The exception for mistakes a user can mend, the one for promises not kept, and the search for what was meant."""
+"""The exceptions a run may end with, and the search for what was meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -24,6 +24,41 @@ class UserError(Exception):
 
 class FreezeContractError(RuntimeError):
     """The freeze contract does not hold; the message names the parameter or module."""
+
+
+class Interrupted(SystemExit):
+    """A signal has ended a run between two steps.
+
+    Args:
+        reason: which signal, as people know it.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code)
+        self.reason = reason
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, for a reason and with advice in words, at most six lines.
+
+    `train.py` prints them without a traceback, which `error.log` holds, and exits with code 1.
+    """
+
+
+class NonFiniteError(RunError):
+    """The loss, a gradient or a weight is not finite, or the loss is absurd."""
+
+
+class MemoryShortError(RunError):
+    """The memory of the device or of the computer is not enough."""
+
+
+class LoaderError(RunError):
+    """A process that loads data was killed, or gives none."""
+
+
+class ProcessError(RunError):
+    """Another process of the same run has ended, or does not answer."""
 
 
 def did_you_mean(given: str, known: Iterable[str], shown: int = 8) -> str:

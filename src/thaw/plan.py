@@ -172,7 +172,7 @@ def files(task: Task, logger: str | None) -> list[str]:
     found = ["run.json", "config.yaml", "metrics.csv", "hparams.yaml"]
     found += ["predictions.csv"] * (type(task).rows is not Task.rows)
     found += ["per_class.csv"] * (type(task).per_class is not Task.per_class)
-    found += ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
+    found += [f"checkpoints/{role}.ckpt{end}" for role in ("best", "last") for end in ("", ".sha256")]
     return found + [folder + "/" for folder in ("wandb", "tensorboard") if logger and folder in logger.lower()]
 
 

@@ -9,9 +9,9 @@ import torch
 from thaw.data.datamodule import DataModule
 from thaw.errors import UserError
 from thaw.freezing.freezing import Freezing, Stage
+from thaw.memory import peak_memory
 from thaw.module import FineTuner
 from thaw.plan import Cost, Plan, enter
-from thaw.record import peak_memory
 
 # Timed after one that warms up.
 BATCHES = 3

@@ -1,5 +1,6 @@
 """Strategies that choose whole layer groups by the epoch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Required
 
@@ -109,7 +110,7 @@ class Gradual(Freezing):
         if value is None:
             return
         sign = 1 if pl_module.task.direction(pl_module.monitor) == "max" else -1
-        if self._best is None or sign * value > sign * self._best:
+        if math.isfinite(value) and (self._best is None or sign * value > sign * self._best):
             self._best, self._waited = value, 0
             return
         self._waited += 1

@@ -68,6 +68,10 @@ class Freezing(L.Callback, ABC):
         """The layer groups that train at the end, if nothing stops the run before."""
         return self.trains(groups, epochs - 1, epochs)
 
+    def ever_trains(self, groups: Sequence[str], epochs: int) -> set[str]:
+        """The layer groups that train at the start or at the end: about those that an optimizer comes to know."""
+        return {*self.trains(groups, 0, epochs), *self.last(groups, epochs)}
+
     def decision(self) -> str | None:
         """What the strategy has found out before the first step, in words; None where it had nothing to find out."""
         return None
