@@ -6,7 +6,9 @@ import lightning as L
 
 from thaw import config
 from thaw.data.datamodule import DataModule
+from thaw.errors import UserError
 from thaw.freezing.freezing import Freezing
+from thaw.model.network import Network
 from thaw.module import FineTuner
 from thaw.task.task import Task
 
@@ -29,11 +31,40 @@ def fine_tuner(cfg: Any, data: DataModule, task: Task, monitor: str) -> tuple[Fi
         UserError: weights that cannot be had, or parts that do not fit one another.
     """
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    network = config.build(cfg.model, **config.network_arguments(cfg, data, task))
+    network = config.build(cfg.model, **network_arguments(cfg, data, task))
+    _assert_kind("model", cfg, network, Network)
     data.preprocess(**network.preprocessing)
     freezing = config.build(cfg.freezing)
+    _assert_kind("freezing", cfg, freezing, Freezing)
     freezing.prepare(network)
     optimizer, schedule = config.builder(cfg.optimizer), config.build(cfg.scheduler)
     regularization = config.build(cfg.regularization) if cfg.regularization else None
-    settings = config.plain(cfg)
+    settings = config.recorded(cfg)
     return FineTuner(network, task, optimizer, schedule, monitor, cfg.seed, settings, regularization), freezing
+
+
+def _assert_kind(section: str, cfg: Any, made: Any, kind: type) -> None:
+    if not isinstance(made, kind):
+        raise UserError(f"{section}._target_ must build a {kind.__name__}; {cfg[section]._target_} does not.")
+
+
+def network_arguments(cfg: Any, data: Any, task: Any) -> dict[str, Any]:
+    """What the network's builder must know of data and task.
+
+    Raises:
+        UserError: the model cannot do what the task asks for.
+    """
+    wanted = data.network_arguments | task.network_arguments
+    given = config.fitting(cfg.model, wanted)
+    if data.network_arguments.get("image_size") and "image_size" not in given:
+        raise UserError(
+            f"data.image_size must be null with {cfg.model._target_}, which has a size of its own. Leave it out."
+        )
+    if lacking := sorted(task.network_arguments.keys() - given.keys()):
+        need = {"per_step": "an output for each token or frame", "head": "a pretrained head that tells the next token"}
+        asked = need.get(lacking[0], lacking[0])
+        raise UserError(
+            f"model must give what the task asks for, {asked}, and {cfg.model._target_} does not. "
+            f"Write e.g. {'model=gpt2' if lacking[0] == 'head' else 'model=bert or model=deepspeech'}."
+        )
+    return given

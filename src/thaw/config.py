@@ -4,11 +4,10 @@ This file must not import torch: `--help` and `--cfg job` come here.
 """
 
 import functools
-import importlib
+import inspect
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,11 +22,14 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from thaw import schema
-from thaw.errors import UserError, did_you_mean
-from thaw.run import assert_writable
+from thaw.advice import in_words
+from thaw.ending import end, reached, without_secrets
+from thaw.errors import RunError, UserError, did_you_mean, first_line
+from thaw.redaction import redact, redacted
+from thaw.run_folder import assert_writable, folder_name
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -39,6 +41,7 @@ EXECUTION_WHITELIST = [
     "lightning.pytorch.callbacks.LearningRateMonitor",
     "lightning.pytorch.loggers.TensorBoardLogger",
 ]
+_target = functools.partial(schema.find_target, allowed=EXECUTION_WHITELIST)
 
 # The settings that belong to no target, or that a target of another project takes too lightly.
 TOP_LEVEL: Mapping[str, Any] = {
@@ -46,18 +49,21 @@ TOP_LEVEL: Mapping[str, Any] = {
     "monitor": str | None,
     "paths.data": str,
     "resume": Literal["never", "auto", "must"],
-    "run.dir": str | None,
+    "run.dir": Annotated[str, AfterValidator(folder_name)] | None,
     "checkpoint.every_n_steps": Annotated[int, Field(ge=1)] | None,
+    "checkpoint.every_minutes": Annotated[float, Field(gt=0)] | None,
     "trainer.max_epochs": Annotated[int, Field(ge=1)] | None,
 }
-
-# What a resumed run may have otherwise: it changes no figure.
-MAY_CHANGE = ("run.", "resume", "logger", "report", "data.num_workers", "trainer.accelerator", "trainer.devices")
 
 
 def build(node: DictConfig, **given: Any) -> Any:
     """Call the node's `_target_` with its keys as keyword arguments, and with objects that only code can give."""
-    return builder(node)(**given)
+    bound = builder(node)
+    try:
+        inspect.signature(bound.func).bind(*bound.args, **(bound.keywords | given))
+    except TypeError as error:  # an argument that was deleted with ~
+        raise UserError(f"{node._target_} must have all its settings: {error}. Write it, or leave out ~…") from None
+    return bound(**given)
 
 
 def builder(node: DictConfig) -> functools.partial:
@@ -79,27 +85,6 @@ def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
     return [build(node, **{k: v for k, v in fitting(node, given).items() if node.get(k) is None}) for node in chosen]
 
 
-def network_arguments(cfg: DictConfig, data: Any, task: Any) -> dict[str, Any]:
-    """What the network's builder must know of data and task.
-
-    Raises:
-        UserError: the model cannot do what the task asks for.
-    """
-    wanted = data.network_arguments | task.network_arguments
-    given = fitting(cfg.model, wanted)
-    if data.network_arguments.get("image_size") and "image_size" not in given:
-        raise UserError(
-            f"data.image_size must be null with {cfg.model._target_}, which has a size of its own. Leave it out."
-        )
-    if lacking := sorted(task.network_arguments.keys() - given.keys()):
-        need = {"per_step": "an output for each token or frame", "head": "a pretrained head that tells the next token"}
-        raise UserError(
-            f"model must give what the task asks for, {need[lacking[0]]}, and {cfg.model._target_} does not. "
-            f"Write e.g. {'model=gpt2' if lacking[0] == 'head' else 'model=bert or model=deepspeech'}."
-        )
-    return given
-
-
 def monitor_direction(monitor: str, task: Any) -> Literal["min", "max"]:
     """Which way the monitored metric gets better.
 
@@ -115,8 +100,8 @@ def monitor_direction(monitor: str, task: Any) -> Literal["min", "max"]:
 
 
 def write(cfg: DictConfig, path: Path) -> None:
-    """Write the resolved configuration as YAML."""
-    path.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    """Write the resolved configuration as YAML, without its secrets."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(recorded(cfg))), encoding="utf-8")
 
 
 def read(path: Path) -> DictConfig:
@@ -126,12 +111,17 @@ def read(path: Path) -> DictConfig:
 
 def changes(cfg: DictConfig, path: Path) -> list[str]:
     """What a resumed run would do otherwise than the configuration written at `path`, in words."""
-    return schema.changes(plain(read(path)), plain(cfg), MAY_CHANGE) if path.is_file() else []
+    return schema.changes(plain(read(path)), recorded(cfg)) if path.is_file() else []
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain containers, fit for a checkpoint."""
+    """The resolved configuration as plain containers."""
     return OmegaConf.to_container(cfg, resolve=True)
+
+
+def recorded(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain containers without secrets, fit for a file."""
+    return redacted(plain(cfg))
 
 
 def preflight(cfg: DictConfig) -> tuple[Any, Any, Any]:
@@ -140,10 +130,13 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any, Any]:
     Raises:
         UserError: all problems at once.
     """
+    if lacking := _lacking(cfg):
+        raise UserError(*lacking)
     problems = validate(cfg)
     data = task = trainer = None
     try:
-        assert_writable(cfg.run.dir)
+        if not any(problem.startswith("run.dir") for problem in problems):
+            assert_writable(cfg.run.dir)
     except UserError as error:
         problems += error.problems
     if not any(problem.startswith("trainer.") for problem in problems):
@@ -172,8 +165,23 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any, Any]:
 
 def validate(cfg: DictConfig) -> list[str]:
     """Bind every node to its target's signature and check its values; return every problem in words."""
+    if problems := _lacking(cfg):
+        return problems
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
     return schema.problems(plain(cfg), TOP_LEVEL, groups, _target)
+
+
+def _lacking(cfg: DictConfig) -> list[str]:
+    """What keeps the rest from being read: references to nothing, and settings deleted that a run cannot be without."""
+    settings = OmegaConf.to_container(cfg)
+    problems = []
+    for key in [key for key, value in schema.flat(settings).items() if "${" in str(value) and type(value) is not dict]:
+        try:
+            if OmegaConf.is_list(found := OmegaConf.select(cfg, key)):
+                plain(found)
+        except OmegaConfBaseException as error:
+            problems.append(f"{key} must refer to what is there: {first_line(error)}.")
+    return problems + schema.lacking(settings, TOP_LEVEL)
 
 
 def _several_processes(cfg: DictConfig, trainer: Any) -> list[str]:
@@ -183,32 +191,20 @@ def _several_processes(cfg: DictConfig, trainer: Any) -> list[str]:
     return conflicts(trainer, plain(cfg), sweep)
 
 
-def _target(path: str) -> Any:
-    allowed = any(
-        path == entry or (entry.endswith(".*") and path.startswith(entry[:-1])) for entry in EXECUTION_WHITELIST
-    )
-    if not allowed:
-        raise ValueError("it is not in EXECUTION_WHITELIST of src/thaw/config.py")
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
 def main(task: Callable[[], Any]) -> None:
     """Run a Hydra application and end the process by the exit codes of the README: 0, 1, 2, 130 or 143."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end that runs every `finally`
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors over instead of printing them
     try:
-        task()
-    except UserError as error:
-        _fail(error.problems)
-    except (HydraException, OmegaConfBaseException) as error:
-        overrides = get_args_parser().parse_intermixed_args().overrides
-        _fail(diagnose(overrides, CONF, error))
+        _assert_words()
+        without_secrets(task)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
+    except Exception as error:
+        known = isinstance(error, UserError | RunError)
+        if isinstance(error, HydraException | OmegaConfBaseException) or not (known or reached(CONF.parent, error)):
+            error = UserError(*diagnose(get_args_parser().parse_intermixed_args().overrides, CONF, error))
+        end(error)
 
 
 def reports_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -217,21 +213,22 @@ def reports_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
     @functools.wraps(task)
     def reported(cfg: DictConfig) -> Any:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            redact(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")  # Hydra's own list of the overrides
             return task(cfg)
         try:
-            return task(cfg)
-        except UserError as error:
-            _fail(error.problems)
-        except Exception:
-            traceback.print_exc()
-            sys.exit(1)
+            with in_words(lambda: plain(cfg)):
+                return task(cfg)
+        except Exception as error:
+            end(error)
 
     return reported
 
 
-def _fail(problems: Sequence[str]) -> None:
-    print(*(f"error: {problem}" for problem in problems), sep="\n", file=sys.stderr)
-    sys.exit(2)
+def _assert_words() -> None:
+    if any(word != word.encode("utf-8", "replace").decode() for word in sys.argv):
+        raise UserError("The command must be written in UTF-8; a word of it is not. Write it again.")
+    if get_args_parser().parse_known_args()[0].experimental_rerun is not None:
+        raise UserError("--experimental-rerun must not be used: it unpickles a file. Repeat the command in run.json.")
 
 
 def diagnose(overrides: Sequence[str], folder: Path, error: Exception) -> list[str]:
@@ -250,13 +247,13 @@ def diagnose(overrides: Sequence[str], folder: Path, error: Exception) -> list[s
                 try:
                     cfg = compose("config", overrides=[*good, single])
                     known |= _keys(cfg)
-                except (HydraException, OmegaConfBaseException) as refused:
+                except Exception as refused:  # also of int(), open() and the like
                     problems.append(_explain(single, known, cfg, folder, refused))
                     break
             else:
                 good.append(singles[0])
         problems += validate(compose("config", overrides=good))
-    return problems or [str(error).splitlines()[0]]
+    return problems or [first_line(error)]
 
 
 def _keys(cfg: DictConfig) -> set[str]:
@@ -270,18 +267,19 @@ def _key(override: str) -> str:
 def _alternatives(override: str) -> list[str]:
     try:
         parsed = OverridesParser.create().parse_override(override)
-    except HydraException:
-        return [override]
-    if not parsed.is_sweep_override():
-        return [override]
-    return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+        if parsed.is_sweep_override():
+            return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+    except Exception:  # also of int(), and of a glob, which needs all of Hydra
+        pass
+    return [override]
 
 
 def _explain(override: str, known: set[str], cfg: DictConfig, folder: Path, error: Exception) -> str:
     key, equals, value = override.partition("=")
     key = key.lstrip("+~")
     if not equals:
-        return f"{override}: must be written as key=value."
+        form = "name a setting that is there" if override.startswith("~") else "be written as key=value"
+        return f"{override}: must {form}."
     if (folder / key).is_dir():
         options = sorted(path.stem for path in (folder / key).glob("*.yaml"))
         if value not in options:
@@ -289,11 +287,11 @@ def _explain(override: str, known: set[str], cfg: DictConfig, folder: Path, erro
     elif key not in known:
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else None
-        if "_target_" in (node or ()) and name in schema.signature(_target(node._target_)):
+        if OmegaConf.is_dict(node) and "_target_" in node and name in schema.signature(_target(node._target_)):
             return f"{override}: conf/ does not list this setting of {node._target_}. Write +{override}."
         if not parent:
             known = {name.partition(".")[0] for name in known} | {p.name for p in folder.iterdir() if p.is_dir()}
         return f"{override}: there is no setting '{key}'. {did_you_mean(key, sorted(known))}"
     if isinstance(error, OverrideParseException):
         return f"{override}: must be written as key=value; quote a value with special signs: {key}='\"…\"'."
-    return f"{override}: {str(error).splitlines()[0]}"
+    return f"{override}: {first_line(error)}"

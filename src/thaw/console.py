@@ -16,6 +16,7 @@ from thaw.contract import GroupState
 from thaw.data.quality import Quality
 from thaw.freezing.freezing import Freezing
 from thaw.model.network import Network
+from thaw.redaction import redacted
 from thaw.run import Run
 from thaw.tables import data_table, findings, parameter_counts, per_class_table, plan_table, results_table
 
@@ -26,7 +27,7 @@ MOST_CLASSES = 20
 
 def say(text: str) -> None:
     """Print one line, however long, so that it can be copied and searched whole."""
-    console.print(text, soft_wrap=True)
+    console.print(redacted(text), soft_wrap=True)
 
 
 class Screen(Checkpoint):
@@ -99,7 +100,12 @@ def _change(before: Sequence[GroupState], now: Sequence[GroupState]) -> str:
 
 def say_start(run: Run, precision: str, epochs: int, batching: str) -> None:
     """One line on the data and the length of the run, before the first wait."""
-    again = f", going on from {run.last}" if run.last else ""
+    for wrong in run.found.left_out:
+        say(f"[yellow]Left out: {escape(wrong)}.[/]")
+        if run.last and "best.ckpt" in wrong:
+            say("[yellow]The best epoch is chosen among those still to come.[/]")
+    afresh = ", afresh: there is no checkpoint to go on from" if run.resume == "auto" else ""
+    again = f", going on from {escape(str(run.last))}" if run.last else afresh
     say(f"[bold]{escape(str(run.folder))}[/]: {epochs} epochs, {batching}, {precision}{again}")
 
 

@@ -1,14 +1,33 @@
 """The signature is the schema: a target's arguments, their types and ranges, and words for what breaks them."""
 
+import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from thaw.errors import did_you_mean
+from thaw.redaction import REDACTED
+
+BUILT = ("model", "data", "task", "optimizer", "scheduler", "freezing", "trainer")
+OPTIONAL = ("regularization", "callbacks", "checkpoint", "logger")
 
 MISSING = "???"  # how a YAML says that a value must come from the command line
+
+# What a resumed run may have otherwise: it changes no figure.
+MAY_CHANGE = (
+    "run.",
+    "resume",
+    "checkpoint.",
+    "logger",
+    "report",
+    "data.num_workers",
+    "data.worker_timeout",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy.timeout",
+)
 
 
 def problems(
@@ -27,6 +46,12 @@ def problems(
     """
     found = []
     entries = flat(settings)
+    kept_out = [key for key, value in entries.items() if isinstance(value, str) and REDACTED in value]
+    found += [f"{key} must be given: a secret is kept out of what a run writes. Write {key}=…" for key in kept_out]
+    listed = [key for key, value in entries.items() if isinstance(value, list) and "_target_" in str(value)]
+    found += [
+        f"{key} must have no _target_ in its list. Write what it names as a setting of its own." for key in listed
+    ]
     for key, annotation in loose.items():
         found += check_value(key, entries.get(key), annotation)
     parents = {key.rpartition(".")[0] for key in loose}
@@ -38,8 +63,11 @@ def problems(
     for key, node in entries.items():
         if isinstance(node, dict) and "_target_" in node:
             try:
-                parameters = signature(find_target(node["_target_"]))
-            except (ValueError, ImportError, AttributeError) as error:
+                target = find_target(node["_target_"])
+                if key == "task" and not hasattr(target, "target"):
+                    raise ValueError("it is no task")
+                parameters = signature(target)
+            except (ValueError, TypeError, ImportError, AttributeError) as error:
                 wrong = f"got '{node['_target_']}' ({error})."
                 found.append(f"{key}._target_ must be a target that Thaw may build; {wrong}")
                 continue
@@ -47,6 +75,19 @@ def problems(
                 if not name.startswith("_") and f"{key}.{name}" not in loose:
                     found += _argument_problems(f"{key}.{name}", value, name, node["_target_"], parameters)
     return found
+
+
+def lacking(settings: Mapping[str, Any], needed: Collection[str]) -> list[str]:
+    """Settings that no run can be without, in words: those given, and of every group its section."""
+    entries = flat(settings)
+    found = [f"{key}._target_" for key in BUILT if not _has_target(settings.get(key))]
+    found += [key for key in OPTIONAL if key not in settings]
+    found += [key for key in needed if key not in entries and key.partition(".")[0] not in BUILT]
+    return [f"{key} must be there. Leave out the ~ that deletes it." for key in found]
+
+
+def _has_target(node: Any) -> bool:
+    return isinstance(node, Mapping) and isinstance(node.get("_target_"), str)
 
 
 def _argument_problems(
@@ -58,9 +99,16 @@ def _argument_problems(
         return [f"{path} is no setting of {target}. {did_you_mean(name, settable)}"]
     if value == MISSING:
         return [f"{path} must be given. Write {path}=…"]
-    if isinstance(value, dict) and "_target_" in value:
+    if isinstance(value, dict) and "_target_" in value and _takes_objects(parameters[name].annotation):
         return []
     return check_value(path, value, parameters[name].annotation, parameters[name].default)
+
+
+def _takes_objects(annotation: Any) -> bool:
+    kinds = get_args(annotation) or (annotation,)
+    return annotation is inspect.Parameter.empty or any(
+        kind is Any or (inspect.isclass(kind) and kind.__module__ != "builtins") for kind in kinds
+    )
 
 
 def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -75,12 +123,31 @@ def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], may_change: tuple[str, ...], shown: int = 4
+    before: Mapping[str, Any], now: Mapping[str, Any], may_change: tuple[str, ...] = MAY_CHANGE, shown: int = 4
 ) -> list[str]:
     """Leaves that differ, in words, but for those whose key starts with one of `may_change`."""
     old, new = ({k: v for k, v in flat(part).items() if not isinstance(v, dict)} for part in (before, now))
     differ = [k for k in sorted(old | new) if not k.startswith(may_change) and old.get(k) != new.get(k)]
     return [f"{key} was {old.get(key)}, is now {new.get(key)}" for key in differ][:shown]
+
+
+def find_target(path: str, allowed: Sequence[str]) -> Any:
+    """What a `_target_` names.
+
+    Args:
+        allowed: paths, or with `.*` at their end all that begins so.
+
+    Raises:
+        ValueError: it is not among the allowed, or only imported where it is said to be.
+        ImportError, AttributeError: there is no such thing.
+    """
+    if not any(path == entry or (entry.endswith(".*") and path.startswith(entry[:-1])) for entry in allowed):
+        raise ValueError("it is not in EXECUTION_WHITELIST of src/thaw/config.py")
+    module, _, name = path.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    if path not in allowed and getattr(found, "__module__", None) != module:
+        raise ValueError("it is not defined there")
+    return found
 
 
 def signature(target: Any) -> dict[str, inspect.Parameter]:
