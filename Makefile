@@ -17,7 +17,7 @@ train: setup
 	$(PY) train.py $(ARGS)
 
 test: setup
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: setup
 	$(PY) -m pytest -m slow $(ARGS)

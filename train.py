@@ -14,12 +14,17 @@ from thaw import config
 @config.reports_errors
 def train(cfg: DictConfig) -> float:
     # torch comes with these, and must not slow down --help.
-    from thaw import console, defaults, distributed, record
+    from thaw import advice, console, defaults, distributed, record
     from thaw.build import TRAINER, fine_tuner
     from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
     from thaw.errors import UserError
+    from thaw.finite import Finite
+    from thaw.guarded_logger import guarded
+    from thaw.interruption import Interruption
     from thaw.logger import closing_wandb, csv_logger
-    from thaw.run import Run, run_name
+    from thaw.resume import assert_ready
+    from thaw.run import Run
+    from thaw.run_folder import run_name
 
     console.quiet_lightning()
     data, task, trainer = config.preflight(cfg)
@@ -29,19 +34,18 @@ def train(cfg: DictConfig) -> float:
     monitor = cfg.monitor or task.monitor
     mode = config.monitor_direction(monitor, task)
     module, freezing = fine_tuner(cfg, data, task, monitor)
+    precision, epochs = defaults.settled(cfg.trainer, len(data.batches("train")))
 
     job = HydraConfig.get()
 
     def open_run() -> Run:
         run = Run.open(cfg.run.dir, run_name(job.runtime.choices), list(job.overrides.task), cfg.resume)
-        changed = config.changes(cfg, run.folder / "config.yaml")
-        if run.record.get("data", {}).get("fingerprint", data.fingerprint) != data.fingerprint:
-            changed.append("the samples or their labels are others than before")
-        if changed:
-            run.release()
-            raise UserError(
-                f"resume must go on with the same settings: {'; '.join(changed)}. Or write another run.dir."
-            )
+        try:
+            changed = config.changes(cfg, run.folder / "config.yaml")
+            assert_ready(run, changed, data, module, freezing.ever_trains(list(module.network.groups), epochs))
+        except UserError:
+            run.abandon()
+            raise
         return run
 
     run = distributed.open_together(world, trainer, open_run)
@@ -50,8 +54,7 @@ def train(cfg: DictConfig) -> float:
         run.release()
         return run.record["metrics"][monitor]
 
-    with run, closing_wandb(run):
-        precision, epochs = defaults.settled(cfg.trainer, len(data.batches("train")))
+    with run, closing_wandb(run), advice.in_words(lambda: config.plain(cfg), run):
         settled = {"precision": precision, "max_epochs": epochs, "batch_size": data.batch_size}
         quality = data.quality()
         run.update(seed=cfg.seed, monitor=monitor, data=record.describe(data, quality), settled=settled)
@@ -60,13 +63,15 @@ def train(cfg: DictConfig) -> float:
         console.say_start(run, precision, epochs, data.batching)
         console.say_quality(quality)
         console.say_random_weights(module.network, freezing, epochs)
-        keep = checkpoints(run.folder / "checkpoints", monitor, mode, cfg.checkpoint.every_n_steps)
+        keep = checkpoints(run.folder / "checkpoints", monitor, mode, **cfg.checkpoint)
         chosen = config.build_each(cfg.callbacks, monitor=monitor, mode=mode)
         place = {"save_dir": run.folder, "folder": str(run.folder), "name": run.folder.name}
+        loggers = config.build_each({"logger": cfg.logger if run.leads else None}, **place)
+        told = [console.Screen(freezing, monitor), record.Recorder(run, freezing)]
         trainer = config.build(
             cfg.trainer,
-            callbacks=[freezing, *chosen, *keep, console.Screen(freezing, monitor), record.Recorder(run, freezing)],
-            logger=[csv_logger(run), *config.build_each({"logger": cfg.logger if run.leads else None}, **place)],
+            callbacks=[freezing, Finite(run, data), *chosen, *keep, *told, Interruption(run)],
+            logger=guarded([csv_logger(run), *loggers]),
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.folder,
             precision=precision,
@@ -75,7 +80,7 @@ def train(cfg: DictConfig) -> float:
         )
         record.fit(trainer, module, data, run)
 
-        best = load_checkpoint(keep[0].best_model_path)
+        best = load_checkpoint(keep[0].path)
         split, measured = record.evaluate(trainer, module, data, best)
         metrics = best["metrics"] | measured
         run.update(

@@ -23,7 +23,7 @@ def plan(cfg: DictConfig) -> None:
     from thaw.build import fine_tuner
     from thaw.plan import files, make_plan, trainer_for
     from thaw.plan_cost import BATCHES, measure
-    from thaw.run import free_folder, run_name
+    from thaw.run_folder import free_folder, run_name
 
     console.quiet_lightning()
     data, task, trainer = config.preflight(cfg)

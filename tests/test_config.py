@@ -63,6 +63,7 @@ def test_what_composes_also_builds(group: str, choice: str) -> None:
         assert callable(getattr(config.build(cfg[group]), "trains" if group == "freezing" else "observe"))
 
 
+@pytest.mark.fault("H3", "H4", "H7", "H11")
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -114,6 +115,7 @@ def test_a_mistake_is_named_with_what_to_write_instead(run_train, override: str,
     assert not outcome.folders
 
 
+@pytest.mark.fault("H3", "H4", "H8")
 def test_all_mistakes_come_at_once(run_train, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     outcome = run_train(
@@ -136,6 +138,7 @@ def test_a_mistake_in_one_job_of_a_multirun_is_named(run_train) -> None:
     assert "Did you mean 'gradual'?" in outcome.errors
 
 
+@pytest.mark.fault("S6")
 @pytest.mark.parametrize("target", ["os.system", "pathlib.Path.write_text", "torch.load", "builtins.eval"])
 def test_nothing_outside_the_whitelist_is_built(target: str) -> None:
     cfg = composed()

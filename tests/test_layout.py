@@ -81,6 +81,7 @@ def test_files_stay_one_idea_long(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
 
 
+@pytest.mark.fault("S24")
 def test_one_loader_and_nothing_that_runs_a_files_code() -> None:
     for path in SOURCES:
         text = path.read_text()
