@@ -451,3 +451,14 @@ def test_every_process_needs_a_sample_of_every_split() -> None:
     assert (data.rank, data.ranks) == (1, 2)
     with pytest.raises(UserError, match=r"each of 200 processes; train has 40 and val has \d+\. Write"):
         data.share(0, 200)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_goes_on_after_the_batches_that_are_done(workers: int) -> None:
+    data = Digits(train_size=64, batch_size=16, num_workers=workers, augment="strong")
+    data.preprocess(channels=1, size=8, mean=[0.0], std=[1.0], interpolation="bilinear", crop_pct=1.0)
+    whole, again = data._train_loader(), data._train_loader()
+    again.load_state_dict({"batches": 2})
+    pairs = list(zip(list(whole)[2:], list(again), strict=True))
+    assert len(pairs) == 2
+    assert all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))

@@ -98,10 +98,11 @@ class EpochBatches(Sampler[list[Key]]):
         return list(islice(cycle(batch), self.rank, most, self.ranks))
 
     def __iter__(self) -> Iterator[list[Key]]:
+        # All this at the first batch: a loader with workers makes two iterators, and draws from the second alone.
         epoch = self.epoch()
         skip, self.skip = self.skip, 0
         batches = [[(epoch, index) for index in batch] for batch in self.batches(epoch)]
-        return iter((batches if self.weights is None else _told_apart(batches))[skip:])
+        yield from (batches if self.weights is None else _told_apart(batches))[skip:]
 
 
 def _told_apart(batches: list[list[Key]]) -> list[list[Key]]:
