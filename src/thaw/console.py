@@ -144,7 +144,6 @@ def quiet_lightning() -> None:
     """Keep Lightning's own chatter off a screen that says the same in its own words."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     ours = (
-        ".*in eval mode at the start of training.*",
         ".*does not have many workers.*",
         ".*Checkpoint directory.*",
         ".*sync_dist=True.*",
