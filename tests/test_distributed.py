@@ -18,6 +18,7 @@ from processes import on_two_ranks, train_here
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from thaw.build import TRAINER
 from thaw.checkpoint import load_checkpoint
 from thaw.data.digits import Digits
 from thaw.distributed import DDP
@@ -98,10 +99,7 @@ def fit(
         callbacks=[strategy, watch, *callbacks],
         logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
+        **TRAINER,
     )
     trainer.fit(module, data)
     return watch

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from thaw.build import TRAINER
 from thaw.contract import assert_contract
 from thaw.data.datamodule import DataModule
 from thaw.data.digits import Digits
@@ -94,10 +95,8 @@ def fit(
         callbacks=[freezing, snapshots, *callbacks],
         logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         limit_val_batches=1,
-        num_sanity_val_steps=0,
+        **TRAINER,
     )
     trainer.fit(module, data)
     return module, snapshots, trainer

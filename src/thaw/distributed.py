@@ -83,7 +83,19 @@ def conflicts(trainer: L.Trainer, settings: Mapping[str, Any], sweep: bool) -> l
     return problems
 
 
-class DDP(DDPStrategy):
+class Together(ParallelStrategy):
+    """What our strategies share: processes that end together, and equal statistics for every evaluation."""
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if self._launcher:
+            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+    def on_validation_start(self) -> None:
+        share_statistics(self)
+
+
+class DDP(Together, DDPStrategy):
     """Lightning's DDP, where each rank evaluates its own share of the samples without waiting for the others.
 
     Args:
@@ -93,17 +105,9 @@ class DDP(DDPStrategy):
     def __init__(self, timeout: Seconds = 600) -> None:
         super().__init__(timeout=timedelta(seconds=timeout))
 
-    def _configure_launcher(self) -> None:
-        super()._configure_launcher()
-        if self._launcher:
-            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
-
     def meet(self) -> None:
         """Wait for all processes; Lightning does it again and finds it done."""
         self.setup_environment()
-
-    def on_validation_start(self) -> None:
-        share_statistics(self)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         # Wrapped, a forward pass would exchange the statistics of BatchNorm, and hang where a rank has a batch more.
@@ -111,7 +115,7 @@ class DDP(DDPStrategy):
             return self.lightning_module.validation_step(*args, **kwargs)
 
 
-class FSDP(ModelParallelStrategy):
+class FSDP(Together, ModelParallelStrategy):
     """Fully sharded data parallel (arXiv:2304.11277, FSDP2): each process keeps its part of every parameter.
 
     Checkpoints hold whole tensors in one file, and can be read by one process or by any number.
@@ -124,11 +128,6 @@ class FSDP(ModelParallelStrategy):
         options = {"tensor_parallel_size": 1, "save_distributed_checkpoint": False}
         super().__init__(**options, timeout=timedelta(seconds=timeout))
 
-    def _configure_launcher(self) -> None:
-        super()._configure_launcher()
-        if self._launcher:
-            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
-
     def meet(self) -> None:
         """As of DDP; the mesh of devices waits for a module."""
         self._setup_distributed()
@@ -136,9 +135,6 @@ class FSDP(ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
-
-    def on_validation_start(self) -> None:
-        share_statistics(self)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         # torch asks for a state of all that requires a gradient, and what was frozen so far has none. The strategy sets
