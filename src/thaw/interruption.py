@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from thaw.checkpoint import between_steps
 from thaw.errors import Interrupted
@@ -40,12 +41,14 @@ class Interruption(Checkpoint):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked is not None and number != signal.SIGUSR1:
+        # SLURM may send SIGTERM soon after its own signal, and that one in any order.
+        if self.asked not in (None, signal.SIGUSR1) and number != signal.SIGUSR1:
             # At once: no more than the record. The lock of a process that is gone is anybody's.
             with contextlib.suppress(Exception):
                 self.run.update(status="interrupted", reason=f"{_name(signal.Signals(number))}, twice")
             os._exit(CODES[signal.Signals(number)])
-        self.asked, self._since = signal.Signals(number), time.monotonic()
+        if self.asked is None:
+            self.asked, self._since = signal.Signals(number), time.monotonic()
         # Not by `print`, which this may have interrupted.
         again = ". Ctrl-C again to leave at once" if number == signal.SIGINT else ""
         os.write(2, f"\n{_name(self.asked)}: ending after this step{again}.\n".encode())
@@ -57,7 +60,7 @@ class Interruption(Checkpoint):
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         late = self.asked is not None and time.monotonic() - self._since > PATIENCE
-        if late and trainer.training is False and trainer.state.fn == "fit":
+        if late and trainer.state.fn == TrainerFn.FITTING:
             self._end()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

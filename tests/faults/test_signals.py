@@ -9,6 +9,7 @@ import pytest
 from processes import Signal
 from test_exact_resume import QUICK, assert_same_run, killed, run
 
+from thaw import interruption
 from thaw.checkpoint import load_checkpoint
 
 __all__ = ["killed"]  # a fixture
@@ -47,6 +48,22 @@ def test_what_a_signal_ends_is_saved_and_goes_on(tmp_path: Path, sent: Signal, r
     said = (tmp_path / "printed.txt").read_text()
     assert f"Interrupted. Go on with: {found['resume']}" in said
     assert "Traceback" not in said
+
+
+class Impatient(Signal):
+    """In a validation that takes longer than a run waits for."""
+
+    def __call__(self) -> None:
+        interruption.PATIENCE = 0
+        super().__call__()
+
+
+@pytest.mark.fault("C2")
+def test_a_long_validation_is_not_waited_for(tmp_path: Path) -> None:
+    """The tenth batch of validation is the first of the second epoch's nine."""
+    assert run(tmp_path, (*MINE, SEEN), Impatient("on_validation_batch_end", 10, signal.SIGTERM)) == 143
+    assert last_step(tmp_path / "runs" / "mine") == 4
+    assert record(tmp_path / "runs" / "mine")["epochs"] == 1
 
 
 @pytest.mark.fault("C3")
