@@ -20,10 +20,10 @@ test: setup
 	$(PY) -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: setup
-	$(PY) -m pytest -m slow $(ARGS)
+	$(PY) -m pytest -m slow --timeout 7200 $(ARGS)
 
 faults: setup
-	$(PY) -m pytest -q -m fault $(ARGS)
+	$(PY) -m pytest -q -m fault --timeout 7200 $(ARGS)
 
 lint: setup
 	$(PY) -m ruff check .
