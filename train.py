@@ -14,17 +14,18 @@ from thaw import config
 @config.reports_errors
 def train(cfg: DictConfig) -> float:
     # torch comes with these, and must not slow down --help.
-    from thaw import advice, console, defaults, distributed, record
+    from thaw import advice, console, defaults, distributed
     from thaw.build import TRAINER, fine_tuner
-    from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
     from thaw.errors import UserError
-    from thaw.finite import Finite
     from thaw.guarded_logger import guarded
-    from thaw.interruption import Interruption
     from thaw.logger import closing_wandb, csv_logger
-    from thaw.resume import assert_ready
-    from thaw.run import Run
-    from thaw.run_folder import run_name
+    from thaw.run import record
+    from thaw.run.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
+    from thaw.run.finite import Finite
+    from thaw.run.folder import run_name
+    from thaw.run.interruption import Interruption
+    from thaw.run.resume import assert_ready
+    from thaw.run.run import Run
 
     console.quiet_lightning()
     data, task, trainer = config.preflight(cfg)

@@ -21,7 +21,7 @@ def main() -> None:
     # torch comes with these, and must not slow down --help.
     from thaw.console import console, quiet_lightning, say
     from thaw.interpolation import draw, wise_ft
-    from thaw.restore import restore
+    from thaw.run.restore import restore
 
     quiet_lightning()
     run = restore(arguments.run)

@@ -19,11 +19,12 @@ def plan(cfg: DictConfig) -> None:
     # torch comes with these, and must not slow down --help.
     from rich.markup import escape
 
-    from thaw import console, defaults, distributed, plan_figure
+    from thaw import console, defaults, distributed
     from thaw.build import fine_tuner
-    from thaw.plan import files, make_plan, trainer_for
-    from thaw.plan_cost import BATCHES, measure
-    from thaw.run_folder import free_folder, run_name
+    from thaw.plan import figure as plan_figure
+    from thaw.plan.cost import BATCHES, measure
+    from thaw.plan.plan import files, make_plan, trainer_for
+    from thaw.run.folder import free_folder, run_name
 
     console.quiet_lightning()
     data, task, trainer = config.preflight(cfg)

@@ -19,11 +19,11 @@ from rich.progress import track
 
 from thaw import config, console, distributed
 from thaw.build import TRAINER
-from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
 from thaw.data.digits import Digits
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer
+from thaw.run.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
 from thaw.task.classification import Classification
 
 PLATEAU = "gradual, on=plateau, roll_back"

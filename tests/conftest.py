@@ -96,7 +96,7 @@ def stopped_after_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     @contextmanager
     def stopped(epoch: int) -> Iterator[None]:
-        from thaw.record import Recorder
+        from thaw.run.record import Recorder
 
         record_epoch = Recorder.on_train_epoch_end
 

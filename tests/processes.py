@@ -114,8 +114,8 @@ class Signal:
         return "-".join([self.hook, str(self.count), *(signal.Signals(number).name for number in self.numbers)])
 
     def __call__(self) -> None:
-        from thaw import checkpoint
-        from thaw.record import Recorder
+        from thaw.run import checkpoint
+        from thaw.run.record import Recorder
 
         if self.hook == "save":
             save = checkpoint.torch.save

@@ -11,11 +11,11 @@ import torch
 from test_freezing import GROUPS, fit
 from torch import Tensor
 
-from thaw.checkpoint import load_checkpoint
 from thaw.errors import UserError
 from thaw.freezing.by_group import Gradual, LastN, Phases
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
+from thaw.run.checkpoint import load_checkpoint
 
 QUICK = ("logger=none", "data.train_size=64", "trainer=cpu", "optimizer.lr=1e-3", "callbacks=none")
 

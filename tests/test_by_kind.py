@@ -8,9 +8,9 @@ from test_freezing import fit
 from tiny_networks import NETWORKS, inputs_of, tiny
 from torch import nn
 
-from thaw.contract import assert_contract
 from thaw.errors import UserError
 from thaw.freezing.by_kind import BiasOnly, NormOnly
+from thaw.freezing.contract import assert_contract
 from thaw.freezing.freezing import Freezing
 from thaw.model.network import Network
 from thaw.optimizer import create_optimizer

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from thaw.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
 from thaw.data.digits import Digits
 from thaw.errors import RunError, UserError
+from thaw.run.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
 
 STATE = {
     "epoch": 3,

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from thaw.build import TRAINER
-from thaw.checkpoint import load_checkpoint
 from thaw.data.digits import Digits
 from thaw.distributed import DDP
 from thaw.errors import FreezeContractError
@@ -29,7 +28,8 @@ from thaw.freezing.surgical import Surgical
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer
-from thaw.record import Recorder
+from thaw.run.checkpoint import load_checkpoint
+from thaw.run.record import Recorder
 from thaw.scheduler import cosine
 from thaw.task.classification import Classification
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from thaw.build import TRAINER
-from thaw.contract import assert_contract
 from thaw.data.datamodule import DataModule
 from thaw.data.digits import Digits
 from thaw.errors import FreezeContractError
 from thaw.freezing.by_group import Gradual, LastN, NoFreezing, ProbeThenTune
+from thaw.freezing.contract import assert_contract
 from thaw.freezing.freezing import Freezing, thaw_epochs
 from thaw.model.network import Network
 from thaw.model.timm import timm_network

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from thaw.logger import closing_wandb, csv_logger
-from thaw.resume import Found
-from thaw.run import Run
+from thaw.run.resume import Found
+from thaw.run.run import Run
 
 CODE = """
 import time, sys

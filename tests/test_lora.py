@@ -10,13 +10,13 @@ from test_freezing import fit
 from tiny_networks import NETWORKS, inputs_of, tiny
 from torch import Tensor, nn
 
-from thaw.checkpoint import load_checkpoint
 from thaw.errors import UserError
 from thaw.freezing.lora import Lora
 from thaw.model.lora import merge_lora
 from thaw.model.network import Network
 from thaw.optimizer import create_optimizer
-from thaw.restore import restore
+from thaw.run.checkpoint import load_checkpoint
+from thaw.run.restore import restore
 
 READ_FROM_OUTSIDE = {"beit_base_patch16_224": "proj|fc1|fc2"}  # the layers that it calls
 QUICK = ("logger=none", "data.train_size=64", "trainer=cpu", "optimizer.lr=1e-3", "freezing=lora", "freezing.rank=2")

@@ -11,7 +11,7 @@ from conftest import Outcome
 from test_config import composed
 
 from scripts import plan as script
-from thaw import config, plan_figure
+from thaw import config
 from thaw.build import fine_tuner
 from thaw.console import quiet_lightning
 from thaw.freezing.by_group import Gradual, Phases, ProbeThenTune
@@ -20,7 +20,8 @@ from thaw.freezing.surgical import Surgical
 from thaw.model.network import Network
 from thaw.model.timm import timm_network
 from thaw.optimizer import create_optimizer
-from thaw.plan import Plan, make_plan, rates_at, trainer_for
+from thaw.plan import figure as plan_figure
+from thaw.plan.plan import Plan, make_plan, rates_at, trainer_for
 from thaw.scheduler import GroupSchedule, Schedule
 
 EPOCHS, STEPS_AN_EPOCH = 7, 6

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from thaw.checkpoint import load_checkpoint
 from thaw.errors import UserError
 from thaw.freezing.by_group import Gradual, LastN
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer
 from thaw.regularization import L1, L2, L2SP, Regularization, matrices
+from thaw.run.checkpoint import load_checkpoint
 from thaw.scheduler import cosine
 from thaw.task.classification import Classification
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import ROOT, Outcome
 
-from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
 from thaw.errors import UserError
 from thaw.interpolation import interpolate, wise_ft
-from thaw.restore import read_run, restore
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw.run.restore import read_run, restore
 from thaw.soup import greedy_soup, runs_in
 
 QUICK = ("logger=none", "data.train_size=64", "trainer.max_epochs=2", "trainer=cpu", "optimizer.lr=1e-3")

@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
-from thaw import lock as lock_module
-from thaw.checkpoint import AtomicCheckpointIO
 from thaw.errors import UserError
-from thaw.lock import LOCK
-from thaw.run import Run, read_record
-from thaw.run_folder import assert_writable
+from thaw.run import lock as lock_module
+from thaw.run.checkpoint import AtomicCheckpointIO
+from thaw.run.folder import assert_writable
+from thaw.run.lock import LOCK
+from thaw.run.run import Run, read_record
 
 OVERRIDES = ["data=digits", "seed=1"]
 
 RACER = """
 import sys, time
 from pathlib import Path
-from thaw.run import Run
+from thaw.run.run import Run
 ready, go = Path(sys.argv[1]), Path(sys.argv[2])
 ready.touch()
 while not go.exists():

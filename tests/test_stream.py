@@ -11,11 +11,11 @@ from test_text import BYTES, said, texts, write
 from test_train_text import BERT, QUICK, finished, sentences
 from test_train_text import write as write_splits
 
-from thaw.checkpoint import load_checkpoint
 from thaw.data import stream
 from thaw.data.stream import Stream
 from thaw.data.text import Text
 from thaw.errors import UserError
+from thaw.run.checkpoint import load_checkpoint
 
 # datasets leaves a file open that is not read to its end.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

@@ -10,12 +10,12 @@ import torch
 from test_freezing import GROUPS, fit
 from torch import Tensor, nn
 
-from thaw.checkpoint import load_checkpoint
 from thaw.data.digits import Digits
 from thaw.errors import UserError
 from thaw.freezing.surgical import Surgical, relative_gradient_norms
 from thaw.model.network import Network
 from thaw.model.timm import timm_network
+from thaw.run.checkpoint import load_checkpoint
 
 QUICK = ("logger=none", "data.train_size=64", "trainer=cpu", "optimizer.lr=1e-3", "freezing=surgical")
 

@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, SHARED
 from omegaconf import OmegaConf
 
-from thaw.checkpoint import load_checkpoint
+from thaw.run.checkpoint import load_checkpoint
 
 QUICK = ("logger=none", "data.train_size=64", "trainer.max_epochs=3", "trainer=cpu")
 
@@ -118,7 +118,7 @@ def test_a_run_stopped_at_an_epoch_and_resumed_is_the_same_run(
     run_train, monkeypatch: pytest.MonkeyPatch, workers: int, freezing: str, scheduler: str
 ) -> None:
     """Bit for bit, with dropout, shuffling and augmentation, before and after the thaw."""
-    from thaw.record import Recorder
+    from thaw.run.record import Recorder
 
     command = (
         *QUICK, "trainer.max_epochs=4", f"freezing={freezing}", f"scheduler={scheduler}",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import Outcome
 
-from thaw.checkpoint import load_checkpoint
+from thaw.run.checkpoint import load_checkpoint
 
 SIZE = "hidden_size:16,num_hidden_layers:2,num_attention_heads:2,intermediate_size:32"
 BERT = ("model=transformers", "model.name=bert", "model.weights=none", f"model.options={{{SIZE}}}")

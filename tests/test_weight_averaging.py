@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.optim.swa_utils import update_bn
 
-from thaw.checkpoint import load_checkpoint
 from thaw.data.digits import Digits
 from thaw.freezing.by_group import LastN, NoFreezing
 from thaw.freezing.freezing import Freezing
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer
+from thaw.run.checkpoint import load_checkpoint
 from thaw.scheduler import constant
 from thaw.task.classification import Classification
 from thaw.weight_averaging import EMA, SWA
@@ -140,7 +140,7 @@ def test_averaged_statistics_serve_as_well_as_recomputed_ones(lr: float) -> None
 @pytest.mark.parametrize("name", ["ema", "swa"])
 @pytest.mark.parametrize("freezing", ["gradual", "none"])
 def test_what_is_validated_kept_and_tested_is_the_average(run_train, name: str, freezing: str) -> None:
-    from thaw.restore import restore
+    from thaw.run.restore import restore
 
     chosen = (
         f"callbacks={name}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from thaw import memory
 from thaw.errors import LoaderError, MemoryShortError, ProcessError, RunError, UserError, first_line
-from thaw.run import Run
+from thaw.run.run import Run
 
 SHARED_MEMORY = "/dev/shm"
 

@@ -29,7 +29,7 @@ from thaw.advice import in_words
 from thaw.ending import end, reached, without_secrets
 from thaw.errors import RunError, UserError, did_you_mean, first_line
 from thaw.redaction import redact, redacted
-from thaw.run_folder import assert_writable, folder_name
+from thaw.run.folder import assert_writable, folder_name
 
 CONF = Path(__file__).parents[2] / "conf"
 

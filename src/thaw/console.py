@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from thaw.contract import GroupState
 from thaw.data.quality import Quality
+from thaw.freezing.contract import GroupState
 from thaw.freezing.freezing import Freezing
 from thaw.model.network import Network
 from thaw.redaction import redacted
-from thaw.run import Run
+from thaw.run.run import Run
 from thaw.tables import data_table, findings, parameter_counts, per_class_table, plan_table, results_table
 
 console = Console(highlight=False)

@@ -14,11 +14,11 @@ from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import fully_shard
 
-from thaw.checkpoint import load_checkpoint
 from thaw.errors import UserError
 from thaw.launcher import Launcher
 from thaw.model.network import Network, modules_within
-from thaw.run import Run
+from thaw.run.checkpoint import load_checkpoint
+from thaw.run.run import Run
 
 # Tells the processes that Lightning starts where the first of them, their parent, writes: "process:folder".
 RUN_VARIABLE = "THAW_RUN"

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from thaw.checkpoint import AtomicCheckpointIO
 from thaw.errors import UserError
-from thaw.restore import Restored
+from thaw.run.checkpoint import AtomicCheckpointIO
+from thaw.run.restore import Restored
 
 
 @dataclass(frozen=True)

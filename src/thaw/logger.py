@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from thaw.console import say
 from thaw.errors import first_line
-from thaw.run import Run
+from thaw.run.run import Run
 
 # In seconds: the first two together bound what an unreachable server can cost at the start.
 ANSWER_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5, 14, 15

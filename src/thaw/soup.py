@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
 from thaw.errors import UserError
 from thaw.interpolation import interpolate
-from thaw.restore import read_run, restore
-from thaw.run import read_record
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw.run.restore import read_run, restore
+from thaw.run.run import read_record
 
 # What must be the same for weights to have a mean: settings, by section.
 SAME = {"model": ("_target_", "name", "weights"), "task": ("_target_",), "data": ("_target_",)}

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from thaw.contract import GroupState
 from thaw.data.quality import RARE, Leak, Quality
+from thaw.freezing.contract import GroupState
 
 CUT = 60  # characters of a sample or a class that are shown
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
-from thaw.checksum import damage
 from thaw.errors import UserError
-from thaw.resume import Found, find
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw.run.checksum import damage
+from thaw.run.resume import Found, find
 
 
 def state(step: int, size: int = 1000) -> dict[str, Any]:
@@ -37,9 +37,9 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
-from thaw.checksum import damage
-from thaw.resume import Found, find
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw.run.checksum import damage
+from thaw.run.resume import Found, find
 
 folder, times, point = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 path = folder / "last.ckpt"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
 
 QUICK = (
     "logger=none", "data.train_size=64", "trainer.max_epochs=4", "trainer=cpu", "model.dropout=0.3",

@@ -17,7 +17,7 @@ from test_train_text import BERT, sentences
 from test_train_text import QUICK as TEXT
 from test_train_text import write as write_splits
 
-from thaw.checkpoint import load_checkpoint
+from thaw.run.checkpoint import load_checkpoint
 
 # Four epochs of four steps of 16; the stages of `gradual` begin with the second and third epoch.
 QUICK = (

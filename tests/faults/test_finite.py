@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
-from thaw import finite
-from thaw.checkpoint import load_checkpoint
 from thaw.data.datamodule import DataModule
 from thaw.data.digits import Digits
 from thaw.module import FineTuner
+from thaw.run import finite
+from thaw.run.checkpoint import load_checkpoint
 from thaw.task.classification import Classification
 
 QUICK = ("logger=none", "data.train_size=64", "trainer.max_epochs=4", "trainer=cpu", "freezing=none")

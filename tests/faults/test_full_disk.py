@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from thaw import config, disk
-from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw import config
 from thaw.errors import RunError, UserError
-from thaw.record import Recorder
-from thaw.resume import find
-from thaw.run import Run, read_record
+from thaw.run import disk
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw.run.record import Recorder
+from thaw.run.resume import find
+from thaw.run.run import Run, read_record
 
 QUICK = ("logger=none", "data.train_size=64", "trainer.max_epochs=2", "trainer=cpu", "freezing=none")
 
@@ -233,13 +234,13 @@ def test_a_folder_of_another_user_is_refused_before_training(run_train, nobody: 
 def test_a_full_disk_at_the_last_record_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path)
     with pytest.raises(RunError, match="No space left on device"), run:
-        monkeypatch.setattr("thaw.run.publish", full)
+        monkeypatch.setattr("thaw.run.run.publish", full)
     assert not list(tmp_path.glob("*.lock"))
 
 
 def test_what_ended_the_run_is_told_and_not_that_its_record_was_not_written(tmp_path: Path, monkeypatch) -> None:
     def fail() -> None:
-        monkeypatch.setattr("thaw.run.publish", full)
+        monkeypatch.setattr("thaw.run.run.publish", full)
         raise UserError("data.root must exist.")
 
     with pytest.raises(UserError, match=r"data\.root"), Run(tmp_path):

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from test_config import composed
 
 from thaw import config, schema
-from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
 from thaw.errors import UserError
 from thaw.model.timm import timm_network
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
 
 SECONDS = 60  # for one input, on a machine that is busy with others
 
@@ -30,8 +30,8 @@ VALUES = [
     "shuffle(1,2)", "${", "${}", "${x}", "${.}", "${..}", "${oc.env:X}", "${oc.env:HOME}", "${oc.decode:1+}",
     "${eval:1}", "${seed}", "${model}", "${model.name}", "${now:%Y}", "???", "$", "\\", "\\n", "a b", "a=b",
     "=", "==", "#", "%", "@", "*", "~", "-", "--", "../x", "/", "/dev/null", "a/b", "é", "冰", "\u202e", "\x00",
-    "\x1b[31m", "\t", "os.system", "thaw", "thaw.nothing", "thaw.run.Run", "lightning.Trainer",
-    "{_target_:os.system}", "[{_target_:os.system}]", "{_target_:thaw.run.Run}", "str(1)", "int(x)",
+    "\x1b[31m", "\t", "os.system", "thaw", "thaw.nothing", "thaw.run.run.Run", "lightning.Trainer",
+    "{_target_:os.system}", "[{_target_:os.system}]", "{_target_:thaw.run.run.Run}", "str(1)", "int(x)",
     "float(nan)", "json_str({})", "extend_list(1)", "sort(3,1)", "cast(int)", "<redacted>", "x" * 3000,
 ]  # fmt: skip
 LETTERS = "abcxyz019_.-+=,:;'\"()[]{}$@~/\\ \t%#!?*&|<>éß冰\x00\x07"
@@ -109,7 +109,7 @@ def try_overrides(run_task: Callable, numbers: range) -> None:
         ["+callbacks.unused=${x.y.z}"],
         ["optimizer.lr=${oc.env:THAW_NO_SUCH_VARIABLE}"],
         ["data.image_size=${model}"],
-        ["task={_target_:thaw.run.Run}"],
+        ["task={_target_:thaw.run.run.Run}"],
         ["task.metrics.top5.top_k=many"],
         ["~model"],
         ["~optimizer._target_"],

@@ -12,9 +12,9 @@ import torch
 from conftest import Outcome
 from hostile import WAYS, Payload, as_archive, script
 
-from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
 from thaw.errors import UserError
-from thaw.restore import restore
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw.run.restore import restore
 
 QUICK = ("logger=none", "callbacks=none", "data.train_size=64", "trainer=cpu", "data.num_workers=0")
 

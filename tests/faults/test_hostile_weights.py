@@ -17,12 +17,12 @@ import transformers
 from hostile import Payload
 from safetensors.torch import save_file
 
-from thaw import claims
-from thaw.checkpoint import AtomicCheckpointIO, load_checkpoint
 from thaw.errors import UserError
 from thaw.model.timm import timm_network
 from thaw.model.tokenizer import byte_tokenizer
 from thaw.model.transformers import transformers_network
+from thaw.run import claims
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 

@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import CSVLogger
 from thaw.console import console
 from thaw.guarded_logger import GuardedLogger, guarded
 from thaw.logger import FINISH_TIMEOUT, closing_wandb, csv_logger, wandb_logger
-from thaw.resume import Found
-from thaw.run import Run
+from thaw.run.resume import Found
+from thaw.run.run import Run
 
 QUICK = ("data.train_size=64", "trainer=cpu", "trainer.max_epochs=2", "data.num_workers=0", "freezing=none")
 
@@ -57,7 +57,8 @@ os.environ["WANDB_BASE_URL"] = f"http://127.0.0.1:{server.server_address[1]}"
 
 import wandb
 import train
-from thaw import config, logger, record
+from thaw import config, logger
+from thaw.run import record
 
 measure = record.Recorder.on_train_batch_end
 def dying(self, trainer, *rest):

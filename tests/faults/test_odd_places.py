@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Outcome
 
-from thaw.checkpoint import AtomicCheckpointIO
-from thaw.run import Run
-from thaw.run_folder import folder_name, run_name
+from thaw.run.checkpoint import AtomicCheckpointIO
+from thaw.run.folder import folder_name, run_name
+from thaw.run.run import Run
 
 QUICK = ("logger=none", "callbacks=none", "data.train_size=64", "trainer=cpu", "data.num_workers=0")
 ONE = (*QUICK, "trainer.max_epochs=1")

@@ -21,7 +21,7 @@ from torch.optim import SGD
 from thaw import scheduler
 from thaw.data.sampler import EpochBatches
 from thaw.errors import UserError
-from thaw.lock import LOCK, lock, unlock
+from thaw.run.lock import LOCK, lock, unlock
 
 SIZES = st.integers(1, 120)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -15,8 +15,8 @@ from test_config import composed
 from thaw import config
 from thaw.errors import UserError
 from thaw.redaction import REDACTED, redacted, secret
-from thaw.restore import restore
-from thaw.run import Run
+from thaw.run.restore import restore
+from thaw.run.run import Run
 
 QUICK = ("data.train_size=64", "trainer.max_epochs=1", "trainer=cpu", "callbacks=none", "data.num_workers=0")
 SECRETS = ("SECRET-OVERRIDE-1", "SECRET-ENVIRONMENT-2", "SECRET-ADDRESS-3", "SECRET-PLAIN-4", "0123456789" * 4)

@@ -9,8 +9,8 @@ import pytest
 from processes import Signal
 from test_exact_resume import QUICK, assert_same_run, killed, run
 
-from thaw import interruption
-from thaw.checkpoint import load_checkpoint
+from thaw.run import interruption
+from thaw.run.checkpoint import load_checkpoint
 
 __all__ = ["killed"]  # a fixture
 MINE = (*QUICK, "resume=auto", "run.dir=runs/mine")

@@ -83,7 +83,7 @@ def test_the_guard_sees_each_of_them(line: str) -> None:
 
 @pytest.mark.fault("S18")
 def test_no_resolver_is_registered_but_omegaconfs_and_hydras_own() -> None:
-    import thaw.restore  # noqa: F401  (and with it all that builds)
+    import thaw.run.restore  # noqa: F401  (and with it all that builds)
 
     # Hydra's begin with its name; neither of these evaluates anything.
     known = {name for name in BaseContainer._resolvers if name.startswith(("oc.", "hydra"))}

@@ -21,8 +21,8 @@ REFUSED = [
     # what calls something else, and names that only begin like an allowed one
     "functools.partial", "hydra.utils.instantiate", "hydra.utils.get_method", "operator.attrgetter",
     "lightning.Trainer.fit", "lightning.Trainers", "lightning.pytorch.callbacks.EarlyStopping.__init__", "lightning",
-    "thaw", "thawing.evil", "thaw.run.os.system", "thaw.config.os.system", "thaw.lock.os.remove",
-    "thaw.checkpoint.torch.load", "thaw..os", "", ".", "eval", "__main__.x",
+    "thaw", "thawing.evil", "thaw.run.run.os.system", "thaw.config.os.system", "thaw.run.lock.os.remove",
+    "thaw.run.checkpoint.torch.load", "thaw..os", "", ".", "eval", "__main__.x",
 ]  # fmt: skip
 PLACES = ["task", "model", "data", "optimizer", "scheduler", "freezing", "regularization", "trainer", "logger"]
 
@@ -77,14 +77,14 @@ def test_nothing_below_a_setting_is_built(run_train, tmp_path: Path, override: s
     "override",
     [
         "model._target_=thaw.model.timm.hf_hub_download",
-        "data._target_=thaw.run.subprocess",
+        "data._target_=thaw.run.run.subprocess",
         "task._target_=thaw.model.timm.load_file",
-        "task._target_=thaw.run.Run",
-        "task._target_=thaw.run.PACKAGES",
-        "model={_target_:thaw.lock.unlock,folder:.}",
+        "task._target_=thaw.run.run.Run",
+        "task._target_=thaw.run.run.PACKAGES",
+        "model={_target_:thaw.run.lock.unlock,folder:.}",
         "model={_target_:thaw.defaults.default_epochs,steps:3}",
         "freezing={_target_:thaw.defaults.default_epochs,steps:3}",
-        "data={_target_:thaw.lock.unlock,folder:.}",
+        "data={_target_:thaw.run.lock.unlock,folder:.}",
     ],
 )
 def test_what_is_only_imported_there_or_is_of_another_kind_is_refused(run_train, override: str) -> None:

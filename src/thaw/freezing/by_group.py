@@ -9,11 +9,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from thaw.checkpoint import load_checkpoint
 from thaw.distributed import load_whole
 from thaw.errors import UserError
 from thaw.freezing.freezing import Freezing, Share, select
 from thaw.model.network import Network
+from thaw.run.checkpoint import load_checkpoint
 
 
 class NoFreezing(Freezing):

@@ -9,10 +9,10 @@ from typing import Annotated, Any, NamedTuple
 import lightning as L
 from pydantic import Field
 
-from thaw.contract import GroupState, assert_contract
-from thaw.digest import assert_ranks_equal, assert_unmoved, digests
 from thaw.distributed import rewrap, share_statistics
 from thaw.errors import UserError, did_you_mean
+from thaw.freezing.contract import GroupState, assert_contract
+from thaw.freezing.digest import assert_ranks_equal, assert_unmoved, digests
 from thaw.model.network import BatchNormPolicy, Network
 from thaw.scheduler import GroupSchedule
 

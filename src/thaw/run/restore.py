@@ -10,12 +10,12 @@ from torch import Tensor
 
 from thaw import config, defaults
 from thaw.build import TRAINER, fine_tuner
-from thaw.checkpoint import load_checkpoint
 from thaw.data.datamodule import DataModule
 from thaw.errors import UserError, first_line
 from thaw.model.network import Network
 from thaw.module import FineTuner
-from thaw.run import read_record
+from thaw.run.checkpoint import load_checkpoint
+from thaw.run.run import read_record
 from thaw.task.task import Task
 
 State = Mapping[str, Tensor]

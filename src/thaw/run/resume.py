@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from thaw import checksum, disk
-from thaw.checkpoint import peek, tensor_bytes
 from thaw.data.datamodule import DataModule
 from thaw.errors import UserError
 from thaw.model.network import Network
 from thaw.module import FineTuner
-from thaw.run import Run
-from thaw.run_folder import assert_writable
+from thaw.run import checksum, disk
+from thaw.run.checkpoint import peek, tensor_bytes
+from thaw.run.folder import assert_writable
+from thaw.run.run import Run
 
 # What a run goes on from. `crash.ckpt` is evidence of what went wrong, and never one of these.
 ROLES = ("last", "best")

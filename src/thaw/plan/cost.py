@@ -11,7 +11,7 @@ from thaw.errors import UserError
 from thaw.freezing.freezing import Freezing, Stage
 from thaw.memory import peak_memory
 from thaw.module import FineTuner
-from thaw.plan import Cost, Plan, enter
+from thaw.plan.plan import Cost, Plan, enter
 
 # Timed after one that warms up.
 BATCHES = 3

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import lightning as L
 
 from thaw.build import TRAINER
-from thaw.contract import GroupState, assert_contract
 from thaw.data.datamodule import DataModule
+from thaw.freezing.contract import GroupState, assert_contract
 from thaw.freezing.freezing import Freezing, Stage, steps_an_epoch
 from thaw.model.network import Network
 from thaw.module import FineTuner

@@ -13,10 +13,10 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from thaw import checksum, disk
-from thaw.claims import assert_plausible, assert_within
 from thaw.errors import RunError, UserError
-from thaw.unfinished import private, publish
+from thaw.run import checksum, disk
+from thaw.run.claims import assert_plausible, assert_within
+from thaw.run.unfinished import private, publish
 
 
 class AtomicCheckpointIO(CheckpointIO):

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from thaw.plan import Plan
+from thaw.plan.plan import Plan
 from thaw.tables import parameter_counts, plan_table
 
 BLOCKS = "▁▂▃▄▅▆▇█"

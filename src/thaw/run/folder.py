@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thaw.errors import UserError
-from thaw.lock import lock
+from thaw.run.lock import lock
 
 LONGEST_NAME = 255  # bytes, in every usual file system
 

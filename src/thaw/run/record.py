@@ -15,10 +15,10 @@ from thaw.data.quality import Quality
 from thaw.distributed import gathered, load_whole
 from thaw.errors import Interrupted
 from thaw.freezing.freezing import Freezing
-from thaw.interruption import CODES, requeue
 from thaw.memory import peak_memory
 from thaw.module import FineTuner
-from thaw.run import Run
+from thaw.run.interruption import CODES, requeue
+from thaw.run.run import Run
 from thaw.tables import parameter_counts
 
 

@@ -17,15 +17,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from thaw import disk
 from thaw.errors import RunError, UserError
-from thaw.lock import lock, read_json, unlock
 from thaw.redaction import redacted
-from thaw.run_folder import earlier, make_unique
-from thaw.unfinished import private, publish
+from thaw.run import disk
+from thaw.run.folder import earlier, make_unique
+from thaw.run.lock import lock, read_json, unlock
+from thaw.run.unfinished import private, publish
 
 if TYPE_CHECKING:
-    from thaw.resume import Found
+    from thaw.run.resume import Found
 
 Resume = Literal["never", "auto", "must"]
 ERROR_LOG = "error.log"
@@ -127,7 +127,7 @@ class Run:
     @functools.cached_property
     def found(self) -> "Found":
         """The newest whole checkpoint as the run began, and what is wrong with newer ones."""
-        from thaw.resume import find  # torch comes with it
+        from thaw.run.resume import find  # torch comes with it
 
         return find(self.folder / "checkpoints")
 

@@ -17,7 +17,7 @@ from thaw.data.datamodule import DataModule
 from thaw.data.sampler import EpochBatches
 from thaw.distributed import gathered
 from thaw.errors import NonFiniteError
-from thaw.run import Run
+from thaw.run.run import Run
 
 # Steps between two looks: a look waits for the device, and in several processes for all of them.
 LOOK_EVERY = 8

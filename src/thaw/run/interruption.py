@@ -12,9 +12,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from thaw.checkpoint import between_steps
 from thaw.errors import Interrupted
-from thaw.run import Run, slurm_job
+from thaw.run.checkpoint import between_steps
+from thaw.run.run import Run, slurm_job
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 # Seconds that a validation may take to end; in its midst there is nothing to save.

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from thaw.unfinished import private, publish
+from thaw.run.unfinished import private, publish
 
 
 class HashingWriter:
