@@ -30,6 +30,7 @@ from thaw.ending import end, reached, without_secrets
 from thaw.errors import RunError, UserError, did_you_mean, first_line
 from thaw.redaction import redact, redacted
 from thaw.run.folder import assert_writable, folder_name
+from thaw.run.unfinished import replacing
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -101,7 +102,8 @@ def monitor_direction(monitor: str, task: Any) -> Literal["min", "max"]:
 
 def write(cfg: DictConfig, path: Path) -> None:
     """Write the resolved configuration as YAML, without its secrets."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(recorded(cfg))), encoding="utf-8")
+    with replacing(path) as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(recorded(cfg))))
 
 
 def read(path: Path) -> DictConfig:

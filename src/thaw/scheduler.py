@@ -147,7 +147,7 @@ class GroupSchedule(LRScheduler):
         if layer not in self._thawed:
             return 0.0
         since, ramp = self._thawed[layer], self._rewarm * self.steps
-        return 1.0 if since == 0 or ramp < 1 else min(1.0, (self.last_epoch - since + 1) / ramp)
+        return 1.0 if since == 0 or ramp < 1 else min(1.0, max(0.0, (self.last_epoch - since + 1) / ramp))
 
     def _apply(self) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):

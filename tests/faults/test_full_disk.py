@@ -234,13 +234,13 @@ def test_a_folder_of_another_user_is_refused_before_training(run_train, nobody: 
 def test_a_full_disk_at_the_last_record_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path)
     with pytest.raises(RunError, match="No space left on device"), run:
-        monkeypatch.setattr("thaw.run.run.publish", full)
+        monkeypatch.setattr("thaw.run.unfinished.publish", full)
     assert not list(tmp_path.glob("*.lock"))
 
 
 def test_what_ended_the_run_is_told_and_not_that_its_record_was_not_written(tmp_path: Path, monkeypatch) -> None:
     def fail() -> None:
-        monkeypatch.setattr("thaw.run.run.publish", full)
+        monkeypatch.setattr("thaw.run.unfinished.publish", full)
         raise UserError("data.root must exist.")
 
     with pytest.raises(UserError, match=r"data\.root"), Run(tmp_path):

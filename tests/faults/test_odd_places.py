@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -248,9 +249,11 @@ def test_unfinished_files_are_private_and_new_under_an_open_umask(tmp_path: Path
 
 
 @pytest.mark.fault("S22")
-def test_an_unfinished_file_follows_no_link(tmp_path: Path) -> None:
+def test_an_unfinished_file_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one whose name was guessed."""
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=0))
     (tmp_path / "precious").write_text("precious")
-    (tmp_path / f".run.json.{os.getpid()}.tmp").symlink_to(tmp_path / "precious")
-    Run(tmp_path).update(epochs=1)
+    (tmp_path / f".run.json.{uuid.uuid4().hex}.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(FileExistsError):
+        Run(tmp_path).update(epochs=1)
     assert (tmp_path / "precious").read_text() == "precious"
-    assert json.loads((tmp_path / "run.json").read_text())["epochs"] == 1

@@ -16,7 +16,7 @@ from torch import Tensor
 from thaw.errors import RunError, UserError
 from thaw.run import checksum, disk
 from thaw.run.claims import assert_plausible, assert_within
-from thaw.run.unfinished import private, publish
+from thaw.run.unfinished import private, publish, unfinished
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -33,7 +33,7 @@ class AtomicCheckpointIO(CheckpointIO):
             TypeError: the checkpoint holds what could not be loaded without running code.
         """
         path = Path(path)
-        written, writer = checksum.unfinished(path), None
+        written, writer = unfinished(path), None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(written, "xb", opener=private) as file:

@@ -1,13 +1,11 @@
 """A checksum beside a file, as `sha256sum -c` reads it: a whole file is told from a damaged one."""
 
 import hashlib
-import os
-import uuid
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from thaw.run.unfinished import private, publish
+from thaw.run.unfinished import rename, replacing
 
 
 class HashingWriter:
@@ -38,11 +36,6 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def unfinished(path: Path) -> Path:
-    """A name beside the file for what is being written; `Run.open` removes what a killed process has left of these."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-
-
 def put(written: Path, path: Path, digest: str) -> None:
     """Give a written file its name and its checksum, so that a kill at any point leaves a file that fits a sum of its.
 
@@ -53,16 +46,6 @@ def put(written: Path, path: Path, digest: str) -> None:
         _write_sums(path, [digest, *sums])
     rename(written, path)
     _write_sums(path, [digest])
-
-
-def rename(written: Path, path: Path) -> None:
-    """Give a file its final name, and wait until the folder on the disk knows it."""
-    os.replace(written, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def damage(path: Path) -> str | None:
@@ -98,14 +81,5 @@ def _sums(path: Path) -> list[str] | None:
 
 
 def _write_sums(path: Path, digests: list[str]) -> None:
-    beside = sidecar(path)
-    written = unfinished(beside)
-    try:
-        with open(written, "x", opener=private) as file:
-            file.writelines(f"{digest}  {path.name}\n" for digest in digests)
-            publish(file)
-            file.flush()
-            os.fsync(file.fileno())
-        rename(written, beside)
-    finally:
-        written.unlink(missing_ok=True)
+    with replacing(sidecar(path)) as file:
+        file.writelines(f"{digest}  {path.name}\n" for digest in digests)

@@ -113,14 +113,14 @@ def write_predictions(run: Run, data: DataModule, module: FineTuner, split: str)
     if not rows or not run.leads:
         return {}
     names = list(data.names(data.splits[split]))
-    with open(run.folder / "predictions.csv", "w", newline="") as file:
+    with open(run.folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["split", "sample", *next(iter(rows.values()))])
         writer.writeheader()
         for index, row in rows.items():
             writer.writerow({"split": split, "sample": names[index]} | row)
     columns = module.task.per_class(list(rows.values()))
     if columns:
-        with open(run.folder / "per_class.csv", "w", newline="") as file:
+        with open(run.folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["class", *columns])
             writer.writerows(zip(data.classes, *columns.values(), strict=True))

@@ -22,7 +22,7 @@ from thaw.redaction import redacted
 from thaw.run import disk
 from thaw.run.folder import earlier, make_unique
 from thaw.run.lock import lock, read_json, unlock
-from thaw.run.unfinished import private, publish
+from thaw.run.unfinished import replacing
 
 if TYPE_CHECKING:
     from thaw.run.resume import Found
@@ -142,16 +142,8 @@ class Run:
         if not self.leads:
             self.record = record
             return
-        unfinished = self.folder / f".run.json.{os.getpid()}.tmp"
-        try:
-            unfinished.unlink(missing_ok=True)  # of this process, from a try that failed
-            with open(unfinished, "x", opener=private) as file:
-                file.write(json.dumps(_strict(record), indent=2, allow_nan=False) + "\n")
-                publish(file)
-            os.replace(unfinished, self.folder / "run.json")
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+        with replacing(self.folder / "run.json") as file:
+            file.write(json.dumps(_strict(record), indent=2, allow_nan=False) + "\n")
         self.record = record
 
     def __enter__(self) -> "Run":

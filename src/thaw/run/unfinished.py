@@ -1,6 +1,10 @@
 """Files while they are being written: nobody else may read or replace them, whatever the umask."""
 
+import contextlib
 import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 _UMASK = os.umask(0o077)  # it can only be read by setting it
@@ -19,3 +23,34 @@ def private(path: str, flags: int) -> int:
 def publish(file: IO) -> None:
     """Give a file that is complete the rights that any other new file has."""
     os.fchmod(file.fileno(), 0o666 & ~_UMASK)
+
+
+def unfinished(path: Path) -> Path:
+    """A name beside the file for what is being written; `Run.open` removes what a killed process has left of these."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes the place of `path` once it is whole: a reader sees the old one or the new one."""
+    written = unfinished(path)
+    try:
+        with open(written, "x", opener=private, encoding="utf-8") as file:
+            yield file
+            publish(file)
+            file.flush()
+            os.fsync(file.fileno())
+        rename(written, path)
+    finally:
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
+
+
+def rename(written: Path, path: Path) -> None:
+    """Give a file its final name, and wait until the folder on the disk knows it."""
+    os.replace(written, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
