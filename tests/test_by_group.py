@@ -241,6 +241,7 @@ def test_roll_back_puts_the_best_epochs_weights_back_before_each_thaw(run_train,
 
 
 @pytest.mark.parametrize(("roll_back", "stops"), [(False, [1, 4]), (True, range(5))], ids=["on", "back"])
+@pytest.mark.slow
 def test_a_run_stopped_after_any_epoch_goes_on_with_the_same_thaws(
     run_train, scripted, stopped_after_epoch, roll_back: bool, stops
 ) -> None:

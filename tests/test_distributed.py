@@ -131,6 +131,7 @@ def test_two_ranks_learn_what_one_process_learns_with_the_same_global_batch() ->
     assert trainable[0] == trainable[1] < trainable[2] < trainable[4]
 
 
+@pytest.mark.slow
 def test_batch_norm_and_adamw_stay_equal_through_thaws() -> None:
     (first, trainable, sent), (second, *_) = on_two_ranks(watched, every_epoch, "resnet_glyphs", 2)
     assert sent == trainable
@@ -145,6 +146,7 @@ def norms_and_seeds() -> tuple[dict[str, float], list[int]]:
     return strategy.relative_norms, watch.seeds
 
 
+@pytest.mark.slow
 def test_ranks_share_what_one_has_measured_and_draw_each_their_own() -> None:
     (norms, seeds), (other_norms, other_seeds) = on_two_ranks(norms_and_seeds)
     assert norms == other_norms
@@ -163,6 +165,7 @@ def drifting(held: str) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_ranks_that_differ_are_told_on_both() -> None:
     told = "Rank 1 holds another 'head.linear.weight' than rank 0 (1 such)."
     assert on_two_ranks(drifting, "head.linear.weight") == [told, told]
@@ -300,6 +303,7 @@ def started(folder: Path, *command: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_python_train_py_starts_the_second_process_by_itself(tmp_path: Path) -> None:
     ended = started(tmp_path, str(ROOT / "train.py"), *QUICK, "freezing.every=1", "trainer.max_epochs=2")
     assert ended.returncode == 0, ended.stderr

@@ -42,6 +42,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
     listener.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_costs_at_most_twenty_seconds(tmp_path: Path, server: str) -> None:
     (tmp_path / "run").mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}

@@ -201,7 +201,11 @@ def test_what_is_frozen_beside_the_adapters_does_not_move_in_a_fit() -> None:
     assert (state.mode, strategy.states[0].mode, strategy.states[-1].mode) == ("mixed", "eval", "train")
 
 
-@pytest.mark.parametrize("options", [(), ("freezing.dora=true", "freezing.dropout=0.2")], ids=["lora", "dora"])
+@pytest.mark.parametrize(
+    "options",
+    [(), pytest.param(("freezing.dora=true", "freezing.dropout=0.2"), marks=pytest.mark.slow)],
+    ids=["lora", "dora"],
+)
 def test_a_run_with_adapters_resumes_bit_for_bit_and_is_restored(run_train, stopped_after_epoch, options) -> None:
     command = (*QUICK, "trainer.max_epochs=3", *options)
     whole = run_train(*command, "run.dir=runs/whole")

@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(run_train) ->
 
 
 @pytest.mark.fault("A1")
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("freezing", ["gradual", "probe_then_tune"])
 @pytest.mark.parametrize("scheduler", ["cosine", "plateau"])
 def test_a_run_stopped_at_an_epoch_and_resumed_is_the_same_run(
@@ -319,6 +319,7 @@ def test_wandb_offline_in_a_process_of_its_own(tmp_path: Path) -> None:
     ("number", "code", "status"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "interrupted")]
 )
 @pytest.mark.fault("C1", "C3")
+@pytest.mark.slow
 def test_a_signal_ends_the_run_with_its_own_code(tmp_path: Path, number: int, code: int, status: str) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "logger=none", "trainer.max_epochs=100", "callbacks=none"]
     process = subprocess.Popen(

@@ -115,6 +115,7 @@ def test_counters_are_taken_and_not_averaged(callback: L.Callback) -> None:
 
 
 @pytest.mark.parametrize("lr", [3e-4, 3e-3])
+@pytest.mark.slow
 def test_averaged_statistics_serve_as_well_as_recomputed_ones(lr: float) -> None:
     """Within what three images of 144 and the chances of a run make; statistics that fit no weights lose far more."""
     module, _ = fit(SWA(share=0.5), NoFreezing(), epochs=6, lr=lr, samples=800)
@@ -160,7 +161,7 @@ def test_what_is_validated_kept_and_tested_is_the_average(run_train, name: str, 
     assert run.measure(best["current_model_state"], "test")["test/loss"] != metrics["test/loss"]
 
 
-@pytest.mark.parametrize("stop", [0, 1, 2])
+@pytest.mark.parametrize("stop", [0, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 2))])
 @pytest.mark.parametrize("name", ["ema", "swa"])
 def test_a_stopped_run_goes_on_as_the_same_run_with_the_same_average(
     run_train, stopped_after_epoch, name: str, stop: int

@@ -92,7 +92,7 @@ print(sorted(seen), len(list(folder.glob(".*.tmp"))) > 0)
     [
         # 12 calls change the disk: syncs, renames and removals; from the 13th on nothing is killed.
         (14, "calls", [(-9, False), (-9, True), (0, True)]),
-        (50, "moments", [(-9, False), (-9, True)]),
+        pytest.param(50, "moments", [(-9, False), (-9, True)], marks=pytest.mark.slow),
     ],
 )
 def test_a_save_killed_at_any_moment_leaves_a_checkpoint_that_loads(tmp_path: Path, times, point, seen) -> None:

@@ -103,7 +103,7 @@ def table(path: Path) -> list[dict[str, float]]:
         pytest.param(Signal("on_train_batch_end", 6), marks=pytest.mark.fault("A2", "A7", "C5")),
         pytest.param(Signal("on_train_batch_end", 8), marks=[pytest.mark.fault("A3"), pytest.mark.slow]),
         pytest.param(Signal("on_train_batch_end", 9), marks=[pytest.mark.fault("A9"), pytest.mark.slow]),
-        pytest.param(Signal("on_validation_batch_end", 2), marks=pytest.mark.fault("A4")),
+        pytest.param(Signal("on_validation_batch_end", 2), marks=[pytest.mark.fault("A4"), pytest.mark.slow]),
         pytest.param(Signal("on_train_epoch_end", 2), marks=[pytest.mark.fault("A8", "A11"), pytest.mark.slow]),
         pytest.param(Signal("on_train_epoch_start", 3), marks=[pytest.mark.fault("A9"), pytest.mark.slow]),
         pytest.param(Signal("save", 3), marks=pytest.mark.slow),

@@ -90,6 +90,7 @@ def in_a_small_room(folder: Path, overrides: tuple[str, ...]) -> tuple[int, str]
 
 
 @pytest.mark.fault("E12")
+@pytest.mark.slow
 def test_little_shared_memory_is_told(tmp_path: Path) -> None:
     """As a container has 64 MB; a batch of 64 images of 224 × 224 takes 39."""
     if not sys.platform.startswith("linux"):

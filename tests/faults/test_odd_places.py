@@ -133,7 +133,9 @@ def test_no_shell_reads_a_name(run_train, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("H10")
-@pytest.mark.parametrize("home", ["unset", "missing", "file"])
+@pytest.mark.parametrize(
+    "home", ["unset", *(pytest.param(home, marks=pytest.mark.slow) for home in ("missing", "file"))]
+)
 def test_a_run_needs_no_home(tmp_path: Path, home: str) -> None:
     (tmp_path / "file").touch()
     places = {"unset": None, "missing": str(tmp_path / "no"), "file": str(tmp_path / "file")}

@@ -151,6 +151,7 @@ def test_a_signal_to_the_first_process_leaves_none_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.fault("D1")
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_on_one_rank_stops_all_with_the_samples_of_that_rank(tmp_path: Path) -> None:
     both = on_two_ranks(train_here, tmp_path, WORDS, Breaks("nan"))
     assert [code for code, _ in both] == [1, 1], both
@@ -166,6 +167,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_with_the_samples_of_that
 
 
 @pytest.mark.fault("I4")
+@pytest.mark.slow
 def test_splits_that_cannot_be_shared_out_evenly_give_the_figures_of_each_sample_once(tmp_path: Path) -> None:
     words = (*WORDS, "trainer.max_epochs=1", "data.test_size=0.195", "data.val_size=0.08", "data.batch_size=30")
     both = on_two_ranks(train_here, tmp_path, words)

@@ -56,7 +56,7 @@ def leaks(folder: Path, *texts: str) -> list[str]:
 
 
 @pytest.mark.fault("S16")
-@pytest.mark.parametrize("fail", [False, True])
+@pytest.mark.parametrize("fail", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_planted_secrets_are_in_no_file_and_not_on_the_screen(tmp_path: Path, fail: bool) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(tmp_path / "home"), "HF_TOKEN": "SECRET-ENVIRONMENT-2", "OMP_NUM_THREADS": "1"}

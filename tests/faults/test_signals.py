@@ -29,10 +29,22 @@ def last_step(folder: Path) -> int:
     ("sent", "reason", "step"),
     [
         pytest.param(Signal("on_train_batch_end", 6, signal.SIGTERM), "SIGTERM", 6, marks=pytest.mark.fault("C1")),
-        pytest.param(Signal("on_train_batch_end", 6, signal.SIGINT), "Ctrl-C", 6, marks=pytest.mark.fault("C3")),
+        pytest.param(
+            Signal("on_train_batch_end", 6, signal.SIGINT),
+            "Ctrl-C",
+            6,
+            marks=[pytest.mark.fault("C3"), pytest.mark.slow],
+        ),
         # There is nothing to save in a validation: it is waited for.
-        pytest.param(Signal("on_validation_batch_end", 1, signal.SIGTERM), "SIGTERM", 4, marks=pytest.mark.fault("C2")),
-        pytest.param(Signal("save", 2, signal.SIGTERM), "SIGTERM", 4, marks=pytest.mark.fault("C2")),
+        pytest.param(
+            Signal("on_validation_batch_end", 1, signal.SIGTERM),
+            "SIGTERM",
+            4,
+            marks=[pytest.mark.fault("C2"), pytest.mark.slow],
+        ),
+        pytest.param(
+            Signal("save", 2, signal.SIGTERM), "SIGTERM", 4, marks=[pytest.mark.fault("C2"), pytest.mark.slow]
+        ),
     ],
     ids=str,
 )
@@ -59,6 +71,7 @@ class Impatient(Signal):
 
 
 @pytest.mark.fault("C2")
+@pytest.mark.slow
 def test_a_long_validation_is_not_waited_for(tmp_path: Path) -> None:
     """The tenth batch of validation is the first of the second epoch's nine."""
     assert run(tmp_path, (*MINE, SEEN), Impatient("on_validation_batch_end", 10, signal.SIGTERM)) == 143
@@ -67,6 +80,7 @@ def test_a_long_validation_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("C3")
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_reaches_the_loader_too_and_the_step_still_ends(tmp_path: Path) -> None:
     sent = Signal("on_train_batch_end", 5, signal.SIGINT)
     command = (*MINE, SEEN, "data.num_workers=2", "trainer.accumulate_grad_batches=2")
@@ -76,6 +90,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_loader_too_and_the_step_still_ends(tmp
 
 
 @pytest.mark.fault("C4")
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "mine"
     assert run(tmp_path, (*MINE, SEEN), Signal("on_train_batch_end", 6, signal.SIGINT, signal.SIGINT)) == 130
@@ -123,6 +138,7 @@ class Job:
 
 
 @pytest.mark.fault("C6", "C7")
+@pytest.mark.slow
 def test_slurm_starts_each_job_again_in_its_own_directory(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     scontrol, asked = tmp_path / "bin" / "scontrol", tmp_path / "asked"
