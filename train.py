@@ -50,7 +50,8 @@ def train(cfg: DictConfig) -> float:
         return run
 
     run = distributed.open_together(world, trainer, open_run)
-    if run.finished:
+    trained = run.finished
+    if trained and (run.record.get("split") == "test" or not cfg.test or "test" not in data.splits):
         console.say_finished(run)
         run.release()
         return run.record["metrics"][monitor]
@@ -58,7 +59,7 @@ def train(cfg: DictConfig) -> float:
     with run, closing_wandb(run), advice.in_words(lambda: config.plain(cfg), run):
         settled = {"precision": precision, "max_epochs": epochs, "batch_size": data.batch_size}
         quality = data.quality()
-        run.update(seed=cfg.seed, monitor=monitor, data=record.describe(data, quality), settled=settled)
+        run.update(seed=cfg.seed, monitor=monitor, mode=mode, data=record.describe(data, quality), settled=settled)
         if run.leads:
             config.write(cfg, run.folder / "config.yaml")
         console.say_start(run, precision, epochs, data.batching)
@@ -79,15 +80,17 @@ def train(cfg: DictConfig) -> float:
             max_epochs=epochs,
             **TRAINER,
         )
-        record.fit(trainer, module, data, run)
+        if not trained:
+            record.fit(trainer, module, data, run)
 
-        best = load_checkpoint(keep[0].path)
-        split, measured = record.evaluate(trainer, module, data, best)
+        best = load_checkpoint(run.folder / "checkpoints" / "best.ckpt" if trained else keep[0].path)
+        split, measured = record.evaluate(trainer, module, data, best, cfg.test)
         metrics = best["metrics"] | measured
         run.update(
             metrics=metrics,
+            split=split,
             best_epoch=best["epoch"],
-            checkpoints={role.filename: role.best_model_path for role in keep[:2]},
+            checkpoints={role: str(run.folder / "checkpoints" / f"{role}.ckpt") for role in ("best", "last")},
         )
         per_class = record.write_predictions(run, data, module, split)
         console.say_results(run, per_class, split)

@@ -462,16 +462,16 @@ def test_stale_lock_has_one_heir(here, monkeypatch):
     """Two processes see the same stale lock; the slower one must not throw away the lock that the faster one made."""
     run = finished()
     hold(run.folder, pid=dead_process(), host=socket.gethostname())
-    alive = lock_module._alive
+    alive = lock_module.alive
 
     def overtaken(pid: int) -> bool:
         found = alive(pid)
-        monkeypatch.setattr(lock_module, "_alive", alive)
+        monkeypatch.setattr(lock_module, "alive", alive)
         (run.folder / LOCK).unlink()
         hold(run.folder, pid=os.getppid(), host=socket.gethostname())
         return found
 
-    monkeypatch.setattr(lock_module, "_alive", overtaken)
+    monkeypatch.setattr(lock_module, "alive", overtaken)
     with pytest.raises(UserError, match=f"held by process {os.getppid()} "):
         made(resume="must")
     assert json.loads((run.folder / LOCK).read_text())["pid"] == os.getppid()

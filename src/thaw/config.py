@@ -8,16 +8,13 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -31,6 +28,7 @@ from thaw.errors import RunError, UserError, did_you_mean, first_line
 from thaw.redaction import redact, redacted
 from thaw.run.folder import assert_writable, folder_name
 from thaw.run.unfinished import replacing
+from thaw.search.settings import SETTINGS
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -42,18 +40,20 @@ EXECUTION_WHITELIST = [
     "lightning.pytorch.callbacks.LearningRateMonitor",
     "lightning.pytorch.loggers.TensorBoardLogger",
 ]
-_target = functools.partial(schema.find_target, allowed=EXECUTION_WHITELIST)
+find_target = functools.partial(schema.find_target, allowed=EXECUTION_WHITELIST)
 
 # The settings that belong to no target, or that a target of another project takes too lightly.
 TOP_LEVEL: Mapping[str, Any] = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "monitor": str | None,
     "paths.data": str,
+    "test": bool,
     "resume": Literal["never", "auto", "must"],
     "run.dir": Annotated[str, AfterValidator(folder_name)] | None,
     "checkpoint.every_n_steps": Annotated[int, Field(ge=1)] | None,
     "checkpoint.every_minutes": Annotated[float, Field(gt=0)] | None,
     "trainer.max_epochs": Annotated[int, Field(ge=1)] | None,
+    **SETTINGS,
 }
 
 
@@ -76,7 +76,7 @@ def builder(node: DictConfig) -> functools.partial:
 
 def fitting(node: DictConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the given arguments that the node's target asks for."""
-    known = schema.signature(_target(node._target_))
+    known = schema.signature(find_target(node._target_))
     return {name: value for name, value in given.items() if name in known}
 
 
@@ -150,7 +150,7 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any, Any]:
             problems.append(f"trainer must suit this machine: {reason} Write e.g. trainer=default.")
     if not any(problem.startswith(("data.", "task._")) for problem in problems):
         try:
-            data = build(cfg.data, seed=cfg.seed, target=_target(cfg.task._target_).target)
+            data = build(cfg.data, seed=cfg.seed, target=find_target(cfg.task._target_).target)
         except UserError as error:
             problems += error.problems
     if not any(problem.startswith("task.") for problem in problems):
@@ -170,7 +170,7 @@ def validate(cfg: DictConfig) -> list[str]:
     if problems := _lacking(cfg):
         return problems
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    return schema.problems(plain(cfg), TOP_LEVEL, groups, _target)
+    return schema.problems(plain(cfg), TOP_LEVEL, groups, find_target)
 
 
 def _lacking(cfg: DictConfig) -> list[str]:
@@ -199,12 +199,18 @@ def main(task: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors over instead of printing them
     try:
         _assert_words()
+        if get_args_parser().parse_known_args()[0].multirun:
+            from thaw.search import plugins  # Optuna comes with it
+
+            plugins.register()
         without_secrets(task)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         known = isinstance(error, UserError | RunError)
         if isinstance(error, HydraException | OmegaConfBaseException) or not (known or reached(CONF.parent, error)):
+            from thaw.diagnosis import diagnose
+
             error = UserError(*diagnose(get_args_parser().parse_intermixed_args().overrides, CONF, error))
         end(error)
 
@@ -231,69 +237,3 @@ def _assert_words() -> None:
         raise UserError("The command must be written in UTF-8; a word of it is not. Write it again.")
     if get_args_parser().parse_known_args()[0].experimental_rerun is not None:
         raise UserError("--experimental-rerun must not be used: it unpickles a file. Repeat the command in run.json.")
-
-
-def diagnose(overrides: Sequence[str], folder: Path, error: Exception) -> list[str]:
-    """Say what is wrong with each override that Hydra refuses, and what else is wrong with the rest."""
-    GlobalHydra.instance().clear()
-    problems: list[str] = []
-    with initialize_config_dir(str(folder)):
-        cfg = compose("config")
-        known = _keys(cfg)
-        good: list[str] = []
-        groups = {path.relative_to(folder).as_posix() for path in folder.iterdir() if path.is_dir()}
-        # Choices of a group first: they decide which other keys there are.
-        for override in sorted(overrides, key=lambda text: _key(text) not in groups):
-            singles = _alternatives(override)
-            for single in singles:
-                try:
-                    cfg = compose("config", overrides=[*good, single])
-                    known |= _keys(cfg)
-                except Exception as refused:  # also of int(), open() and the like
-                    problems.append(_explain(single, known, cfg, folder, refused))
-                    break
-            else:
-                good.append(singles[0])
-        problems += validate(compose("config", overrides=good))
-    return problems or [first_line(error)]
-
-
-def _keys(cfg: DictConfig) -> set[str]:
-    return set(schema.flat(OmegaConf.to_container(cfg)))
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~").partition("@")[0]
-
-
-def _alternatives(override: str) -> list[str]:
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-        if parsed.is_sweep_override():
-            return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
-    except Exception:  # also of int(), and of a glob, which needs all of Hydra
-        pass
-    return [override]
-
-
-def _explain(override: str, known: set[str], cfg: DictConfig, folder: Path, error: Exception) -> str:
-    key, equals, value = override.partition("=")
-    key = key.lstrip("+~")
-    if not equals:
-        form = "name a setting that is there" if override.startswith("~") else "be written as key=value"
-        return f"{override}: must {form}."
-    if (folder / key).is_dir():
-        options = sorted(path.stem for path in (folder / key).glob("*.yaml"))
-        if value not in options:
-            return f"{key}={value}: conf/{key}/ has no '{value}'. {did_you_mean(value, options)}"
-    elif key not in known:
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(cfg, parent) if parent else None
-        if OmegaConf.is_dict(node) and "_target_" in node and name in schema.signature(_target(node._target_)):
-            return f"{override}: conf/ does not list this setting of {node._target_}. Write +{override}."
-        if not parent:
-            known = {name.partition(".")[0] for name in known} | {p.name for p in folder.iterdir() if p.is_dir()}
-        return f"{override}: there is no setting '{key}'. {did_you_mean(key, sorted(known))}"
-    if isinstance(error, OverrideParseException):
-        return f"{override}: must be written as key=value; quote a value with special signs: {key}='\"…\"'."
-    return f"{override}: {first_line(error)}"

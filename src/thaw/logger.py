@@ -68,6 +68,16 @@ def wandb_logger(
     return WandbLogger(experiment=run, log_model=False)
 
 
+def sweep_environment(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Variables for the jobs of a sweep: one W&B group for all, and one wait for a server that does not answer."""
+    mode = os.environ.get("WANDB_MODE", settings.get("mode"))
+    wanted = str(settings.get("_target_", "")).endswith("wandb_logger") and mode in ("auto", "online")
+    reason = _why_offline() if wanted else None
+    if reason:
+        say(f"W&B: offline for all jobs ({escape(reason)}).")
+    return {"WANDB_RUN_GROUP": name} | ({"WANDB_MODE": "offline"} if reason else {})
+
+
 def _sync(run: Any) -> str:
     return f"[bold]wandb sync {escape(os.path.relpath(Path(run.dir).parent))}[/]"
 

@@ -19,6 +19,8 @@ MISSING = "???"  # how a YAML says that a value must come from the command line
 MAY_CHANGE = (
     "run.",
     "resume",
+    "test",
+    "search",
     "checkpoint.",
     "logger",
     "report",

@@ -31,7 +31,7 @@ def lock(folder: Path) -> None:
                 raise UserError(
                     f"'{path}' must tell which process holds the directory; it is empty. Remove it."
                 ) from None
-            if holder.get("host") != host or _alive(holder.get("pid", 0)):
+            if holder.get("host") != host or alive(holder.get("pid", 0)):
                 break
             # Left behind by a process that is gone. Renamed and not removed: only one can rename what it has read.
             mine = path.with_name(f"{LOCK}.{os.getpid()}")
@@ -56,7 +56,7 @@ def _age(path: Path) -> str:
     return "a moment" if minutes < 2 else f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -29,11 +29,16 @@ class Recorder(Checkpoint):
         self.run, self.freezing = run, freezing
         self._samples, self._seconds = 0, 0.0
         self._contract: list[Any] = []  # as it was checked at the start of each stage
+        self._history: list[float | None] = []  # the monitor, epoch by epoch
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         # What came after the checkpoint is done again.
         checked = self.run.record.get("contract", [])
         self._contract = [stage for stage in checked if stage["epoch"] <= checkpoint["epoch"]]
+        whole = checkpoint["epoch"] + (not checkpoint.get("gathered"))
+        self._history = self.run.record.get("history", [])[:whole]
+        if len(self._history) < whole:  # killed after the checkpoint was saved, and before the record
+            self._history.append(checkpoint.get("metrics", {}).get(pl_module.monitor))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = time.monotonic()
@@ -51,7 +56,10 @@ class Recorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         total, training = parameter_counts(self.freezing.states)
+        value = trainer.callback_metrics.get(pl_module.monitor)
+        self._history.append(None if value is None else float(value))
         self.run.update(
+            history=self._history,
             epochs=trainer.current_epoch + 1,
             steps=trainer.global_step,
             samples_per_second=round(self._samples * trainer.world_size / max(self._seconds, 1e-9), 1),
@@ -91,14 +99,14 @@ def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> No
 
 
 def evaluate(
-    trainer: L.Trainer, module: FineTuner, data: DataModule, checkpoint: Mapping[str, Any]
+    trainer: L.Trainer, module: FineTuner, data: DataModule, checkpoint: Mapping[str, Any], test: bool = True
 ) -> tuple[str, dict[str, float]]:
-    """Measure a checkpoint on the test split, or on validation where there is no test split.
+    """Measure a checkpoint on the test split, or on validation where there is none or it is not to be read.
 
     Returns:
         the split, and its metrics.
     """
-    split = "test" if "test" in data.splits else "val"
+    split = "test" if test and "test" in data.splits else "val"
     load_whole(module, checkpoint["state_dict"])
     module.predictions.clear()
     measure = trainer.test if split == "test" else trainer.validate

@@ -1,0 +1,218 @@
+"""Hydra's way in: `-m` comes here with what is swept, and each job leaves for a process of its own."""
+
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from thaw import config
+from thaw.errors import UserError
+from thaw.search.settings import Search
+from thaw.search.space import Space, job_name
+
+
+class Isolated(Launcher):
+    """Each job in a process of its own on this machine.
+
+    Args:
+        workers: jobs at once; None takes one for each GPU, or for each core.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        if workers is not None and (not isinstance(workers, int) or workers < 1):
+            raise UserError(f"hydra.launcher.workers must be a number from 1 on; got '{workers}'.")
+        self.workers = workers
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        # Each job takes what the command line has, and composes anew.
+        file = inspect.getsourcefile(inspect.unwrap(task_function))
+        self.script = str(Path(sys.argv[0] if Path(sys.argv[0]).is_file() else file).absolute())
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        raise NotImplementedError("hydra/launcher=isolated works with hydra/sweeper=thaw alone.")
+
+    def processes(self, environment: Mapping[str, str]) -> Any:
+        """The workers themselves, for the sweep to hand out jobs one by one."""
+        from thaw.search.processes import Processes, default_slots
+
+        environment = {**os.environ, **environment}
+        return Processes(self.script, _flags(sys.argv[1:]), self.workers or default_slots(), environment)
+
+
+class Batches:
+    """Jobs by another launcher of Hydra, as many at a time as it is given; it returns when all of them have ended."""
+
+    def __init__(self, launcher: Launcher, size: int) -> None:
+        self.launcher, self.size = launcher, size
+        self.waiting: dict[str, Sequence[str]] = {}
+        self._begun = 0
+
+    @property
+    def free(self) -> int:
+        return self.size - len(self.waiting)
+
+    def start(self, name: str, overrides: Sequence[str], log: Path) -> None:
+        self.waiting[name] = overrides
+
+    def ended(self) -> dict[str, int]:
+        if not self.waiting:
+            return {}
+        jobs, self.waiting = self.waiting, {}
+        returned = self.launcher.launch(list(jobs.values()), initial_job_idx=self._begun)
+        self._begun += len(jobs)
+        return {name: int(job.status != JobStatus.COMPLETED) for name, job in zip(jobs, returned, strict=True)}
+
+    def stop(self, name: str) -> None:
+        pass  # nobody can reach it there
+
+    def close(self) -> dict[str, int]:
+        self.waiting.clear()
+        return {}
+
+
+class Sweep(Sweeper):
+    """Tries what the command line and `search.space` give several values."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the whole sweep, and end by its exit code: 0, 1 where all failed, 3 where some did, 130 after Ctrl-C.
+
+        Raises:
+            UserError: what is wrong with any of its jobs, before the first of them begins.
+        """
+        from thaw.console import quiet_lightning
+        from thaw.logger import sweep_environment
+        from thaw.search.run import run_sweep
+
+        quiet_lightning()
+        search = Search.of(OmegaConf.to_container(self.config.search, resolve=True))
+        space = self._space(arguments, search)
+        base, task, monitor = self._checked(search, space)
+        mode = config.monitor_direction(monitor, task)
+        folder = Path(search.dir or Path("runs") / "sweeps" / self._name(space))
+        if isinstance(self.launcher, Isolated):
+            workers = self.launcher.processes(sweep_environment(folder.name, config.plain(base.logger)))
+        else:
+            workers = Batches(self.launcher, 8)
+        first = [self._default(space)] if search.defaults_first else []
+        sys.exit(run_sweep(folder, search, space, workers, monitor, mode, first, shlex.join(["python", *sys.argv])))
+
+    def _space(self, arguments: Sequence[str], search: Search) -> Space:
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        given = parser.parse_overrides(list(arguments))
+        keys = {override.get_key_element() for override in given}
+        written = [f"{key}={values}" for key, values in search.space.items() if key not in keys]
+        return Space.of([*given, *parser.parse_overrides(written)], grid=search.sampler == "grid")
+
+    def _checked(self, search: Search, space: Space) -> tuple[DictConfig, Any, str]:
+        """Check every job of a grid, and of a sampler what each dimension may be.
+
+        Returns:
+            the first configuration, its task, and the metric that all jobs are compared by.
+
+        Raises:
+            UserError: all problems at once.
+        """
+        grid = search.sampler == "grid"
+        first, problems, seen = None, [], set()
+        if grid == (search.n_trials is not None):
+            must = "be null with a grid, which has as many as there are combinations" if grid else "be given"
+            problems.append(f"search.n_trials must {must}; got {search.n_trials}. Write e.g. search=random.")
+        for point in [*(space.combinations() if grid else space.corners())] or [{}]:
+            overrides = space.overrides(point, next(iter(space.seeds), None))
+            try:
+                composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+            except Exception as error:  # also of int() and the like
+                from thaw.diagnosis import diagnose
+
+                problems += diagnose(overrides, config.CONF, error)
+                continue
+            HydraConfig.instance().set_config(composed)  # each job is a run of its own, also one of several processes
+            with open_dict(composed):
+                del composed.hydra
+            settings = config.plain(composed)
+            parts = str([settings.get(part) for part in ("data", "task", "trainer", "freezing", "monitor")])
+            try:
+                if parts not in seen:  # data need not be opened again for another rate
+                    _, task, _ = config.preflight(composed)
+                    monitor = composed.monitor or task.monitor
+                    first = first or (composed, task, monitor)
+                    if monitor != first[2]:
+                        wrong = f"got {first[2]} and {monitor}. Write monitor=val/…, or a sweep for each."
+                        raise UserError(f"monitor must be one metric for all jobs of a sweep; {wrong}")
+                    seen.add(parts)
+                elif wrong := config.validate(composed):
+                    raise UserError(*wrong)
+            except UserError as error:
+                problems += error.problems
+        if problems:
+            raise UserError(*dict.fromkeys(problems))
+        return first
+
+    def _default(self, space: Space) -> Mapping[str, Any]:
+        """What the configuration has where nothing is swept, of the dimensions in which it lies."""
+        composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(space.fixed))
+        choices, found = composed.hydra.runtime.choices, {}
+        for key, distribution in space.dimensions.items():
+            value = choices[key] if key in choices else OmegaConf.select(composed, key.lstrip("+~"))
+            if key == "optimizer.lr" and value is None:
+                value = _rate_of_the_model(composed)
+            if hasattr(distribution, "choices"):
+                found |= {key: str(value)} if str(value) in distribution.choices else {}
+            elif isinstance(value, (int, float)) and distribution.low <= value <= distribution.high:
+                found[key] = value
+        return found
+
+    def _name(self, space: Space) -> str:
+        swept = [f"{key}={values}" for key, values in space.written.items()]
+        named = [key.rpartition(".")[2] for key in space.written]
+        return "-".join([*named[:4], job_name([*space.fixed, *swept])])
+
+
+def _rate_of_the_model(cfg: DictConfig) -> float | None:
+    from thaw.build import fine_tuner
+
+    try:
+        data, task, _ = config.preflight(cfg)
+        return fine_tuner(cfg, data, task, task.monitor)[0].network.lr
+    except UserError:  # what is swept replaces what does not work
+        return None
+
+
+def _flags(words: Sequence[str]) -> list[str]:
+    """Hydra's own arguments that every job must have too, e.g. `--config-dir`."""
+    flags, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        if word in ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn") and words:
+            flags += [word, words.pop(0)]
+        elif word.startswith(("--config-dir=", "--config-path=", "--config-name=")):
+            flags.append(word)
+    return flags
+
+
+def register() -> None:
+    """Make both known to Hydra, which instantiates no plugin that it does not know."""
+    from hydra.core.plugins import Plugins
+
+    for plugin in (Sweep, Isolated):
+        Plugins.instance().register(plugin)
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")

@@ -1,0 +1,154 @@
+"""A sweep from its first trial to its ledger: the screen, the choice on validation, one reading of the test split."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.trial import TrialState
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from thaw.console import console, say
+from thaw.run.run import read_record
+from thaw.run.unfinished import replacing
+from thaw.search import report
+from thaw.search.compare import Configuration, folded, ranked
+from thaw.search.ledger import Row, read_rows
+from thaw.search.settings import Search
+from thaw.search.space import Space
+from thaw.search.study import Trials
+from thaw.search.sweep import LOOK_EVERY, Sweep, Workers, objective, why
+
+NAMES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def run_sweep(
+    folder: Path,
+    search: Search,
+    space: Space,
+    workers: Workers,
+    monitor: str,
+    mode: Literal["min", "max"],
+    first: Sequence[Mapping[str, Any]],
+    command: str,
+) -> int:
+    """Run it; the exit code: 0, 1 where all trials failed, 3 where some did, 130 after Ctrl-C."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    address = search.storage or f"sqlite:///{folder / 'study.db'}"
+    trials = Trials(folder.name, address, search, space, mode, first)
+    say(f"Sweep: {escape(str(folder))}, {trials.n_trials} trials, {workers.free} at a time.")
+    screen = Screen(trials, monitor, mode)
+    with screen:
+        sweep = Sweep(folder, trials, workers, monitor, screen.show)
+        sweep.run()
+        if not sweep.interrupted:
+            read_test(sweep, mode)
+    rows = ledger(sweep)
+    report.write(folder, rows, trials.study, title=folder.name)
+    with replacing(folder / "sweep.json") as file:
+        json.dump({"command": command, "monitor": monitor, "mode": mode, "trials": trials.n_trials}, file, indent=2)
+    for line in report.summary(rows):
+        say(escape(line))
+    say(f"Ledger: {escape(str(folder))}/results.csv, results.md, report.html")
+    if sweep.interrupted:
+        say(f"Interrupted. Go on with the same command: {escape(command)}")
+        return 130
+    failed = [trial for trial in trials.ended() if trial.state == TrialState.FAIL]
+    return (1 if len(failed) == len(trials.ended()) else 3) if failed else 0
+
+
+def ledger(sweep: Sweep) -> list[Row]:
+    """A row for each run that has begun; what the study knows goes before what a killed run could record."""
+    known, absent = {}, []
+    for trial in sweep.trials.ended():
+        reason = trial.user_attrs.get("reason", "")
+        for name, overrides in sweep.jobs_of(trial):
+            if objective(sweep.folder / name, sweep.monitor) is not None:
+                continue
+            known[name] = (NAMES[trial.state], reason)
+            if trial.state == TrialState.FAIL and not read_record(sweep.folder / name):
+                absent.append(Row.absent(sweep.folder / name, overrides, reason))
+    here = any(sweep.folder.glob("*/run.json"))
+    return [*(read_rows([sweep.folder], known) if here else []), *absent]
+
+
+def chosen(rows: Sequence[Row], monitor: str, mode: str) -> Configuration | None:
+    """The configuration with the best mean of the monitored metric, on validation."""
+    return next(iter(ranked(folded(rows), monitor, mode)), None)
+
+
+def read_test(sweep: Sweep, mode: str) -> None:
+    """Measure the chosen configuration on the test split, once for each of its seeds."""
+    best = chosen(ledger(sweep), sweep.monitor, mode)
+    names = {row.folder.name for row in best.rows.values() if not row.read_test} if best else set()
+    jobs = {name: overrides for name, overrides in sweep.jobs() if name in names}
+    waiting, running = list(jobs), set()
+    try:
+        while waiting or running:
+            while waiting and sweep.workers.free:
+                name = waiting.pop(0)
+                sweep.begin(name, jobs[name], "resume=must", "test=true")
+                running.add(name)
+            for name, code in sweep.workers.ended().items():
+                running.discard(name)
+                if code:
+                    say(f"[yellow]The test split could not be read: {escape(why(sweep.folder, name, code))}.[/]")
+            sweep.tell(sweep)
+            time.sleep(LOOK_EVERY)
+    except KeyboardInterrupt:
+        sweep.interrupted = True
+    finally:
+        sweep.workers.close()
+
+
+class Screen:
+    """How far a sweep is: counts, the best so far, what runs, and the time left; a line for each trial that ends."""
+
+    def __init__(self, trials: Trials, monitor: str, mode: str) -> None:
+        self.trials, self.monitor, self.mode = trials, monitor, mode
+        self._live = Live(console=console, transient=True, refresh_per_second=4)
+        self._began, self._before = time.monotonic(), len(trials.ended())
+        self._said = {trial.number for trial in trials.ended()}
+
+    def __enter__(self) -> "Screen":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._live.__exit__(*error)
+
+    def show(self, sweep: Sweep) -> None:
+        ended = self.trials.ended()
+        for trial in ended:
+            if trial.number not in self._said:
+                self._said.add(trial.number)
+                settings = " ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
+                value = "" if trial.value is None else f" {self.monitor} {trial.value:.4f}"
+                reason = trial.user_attrs.get("reason", "")
+                say(
+                    f"trial {len(self._said)} of {self.trials.n_trials}: {NAMES[trial.state]}{value} "
+                    f"{escape(settings)}{reason and ': '}{escape(reason)}"
+                )
+        self._live.update(self._table(sweep, ended))
+
+    def _table(self, sweep: Sweep, ended: Sequence[Any]) -> Table:
+        count = {state: sum(trial.state == state for trial in ended) for state in NAMES}
+        values = [trial.value for trial in ended if trial.state == TrialState.COMPLETE]
+        best = (max if self.mode == "max" else min)(values, default=None)
+        done = len(ended) - self._before
+        left = (time.monotonic() - self._began) / done * self.trials.open if done else None
+        table = Table.grid(padding=(0, 2))
+        table.add_row(
+            f"[bold]{len(ended)} of {self.trials.n_trials}[/]",
+            f"{count[TrialState.PRUNED]} pruned, {count[TrialState.FAIL]} failed, {len(sweep.running)} running",
+            "" if best is None else f"best {self.monitor} {best:.4f}",
+            "" if left is None else f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left",
+        )
+        return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
