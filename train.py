@@ -50,8 +50,8 @@ def train(cfg: DictConfig) -> float:
         return run
 
     run = distributed.open_together(world, trainer, open_run)
-    trained = run.finished
-    if trained and (run.record.get("split") == "test" or not cfg.test or "test" not in data.splits):
+    trained = "checkpoints" in run.record  # written when training has ended; the status is that of this process
+    if run.finished and (run.record.get("split") == "test" or not cfg.test or "test" not in data.splits):
         console.say_finished(run)
         run.release()
         return run.record["metrics"][monitor]

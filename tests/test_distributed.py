@@ -275,7 +275,7 @@ def test_a_mistake_ends_every_process_with_code_2(tmp_path: Path) -> None:
     ("overrides", "said"),
     [
         (("trainer.devices=2",), "trainer must have a strategy for 2 processes; it has none. Write trainer=ddp."),
-        (("trainer=ddp", "-m"), "A sweep (-m) must run in one process"),
+        (("trainer=ddp", "-m", "hydra/launcher=basic"), "A sweep (-m) must run in one process"),
         (
             ("trainer=ddp", "data=text_hub", "data.streaming=true", "data.train_size=8", "data.hub=x", "model=bert"),
             "data.streaming must be false with 2 processes",

@@ -221,22 +221,14 @@ def test_a_failure_is_recorded_with_its_reason(run_train, monkeypatch: pytest.Mo
     assert "the disk is on fire" in (outcome.folders[-1] / "error.log").read_text()
 
 
-def test_a_multirun_makes_a_directory_for_each_job(run_train) -> None:
+def test_a_multirun_makes_a_directory_for_each_job(run_train, tmp_path: Path) -> None:
     outcome = run_train("-m", *QUICK, "trainer.max_epochs=1", "freezing=none,linear_probe", "seed=0,1")
     assert outcome.code == 0, outcome.errors
-    records = [json.loads((folder / "run.json").read_text()) for folder in outcome.folders]
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/sweeps/*/*/run.json")]
     assert len(records) == 4
     assert {(r["seed"], r["parameters"]["trainable_at_end"]) for r in records} == {
         (seed, count) for seed in (0, 1) for count in (318394, 1290)
     }
-    assert outcome.printed.count("Run directory:") == 4
-
-
-def test_a_failing_job_does_not_stop_the_others(run_train) -> None:
-    outcome = run_train("-m", *QUICK, "trainer.max_epochs=1", "data.train_size=3,64")
-    assert outcome.code == 2
-    assert "data.train_size must leave every class" in outcome.errors
-    assert outcome.record["status"] == "finished"
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def say_results(run: Run, per_class: Mapping[str, Sequence[float]], split: str) 
         console.print(per_class_table(classes, per_class, split))
     console.print(results_table(run.record["metrics"], run.record["best_epoch"]))
     if split != "test":
-        say("There is no test split: the figures are of validation, which also chose the epoch.")
+        say("The test split was not read, or there is none: the figures are of validation, which also chose the epoch.")
     say(f"Run directory: [bold]{escape(str(run.folder))}[/]")
 
 

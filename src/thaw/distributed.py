@@ -63,7 +63,7 @@ def conflicts(trainer: L.Trainer, settings: Mapping[str, Any], sweep: bool) -> l
     if sweep:
         problems.append(
             f"A sweep (-m) must run in one process: each of the {processes} ranks would walk it, and draw parameters, "
-            "by itself. Start the jobs one by one, or write trainer=default."
+            "by itself. Write hydra/launcher=isolated, where each job has a process of its own."
         )
     if settings["data"].get("streaming"):
         problems.append(f"data.streaming must be false with {processes} processes. Write data.streaming=false.")

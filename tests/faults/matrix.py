@@ -28,9 +28,7 @@ FAIL_ON_STOCK = {f"{letter}{number}" for letter, numbers in STOCK.items() for nu
 # What no test can inject yet, and why.
 NOT_YET = {
     "B16": "comes with export",
-    "F6": "comes with the isolated launcher of sweeps",
     "I6": "another number of processes is refused as a changed setting, which no test shows yet",
-    **{f"G{number}": "comes with the isolated launcher of sweeps" for number in range(1, 13)},
     **{f"J{number}": "comes with export and predict" for number in range(1, 6)},
 }
 

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from thaw import config
@@ -42,12 +42,13 @@ class Isolated(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         raise NotImplementedError("hydra/launcher=isolated works with hydra/sweeper=thaw alone.")
 
-    def processes(self, environment: Mapping[str, str]) -> Any:
-        """The workers themselves, for the sweep to hand out jobs one by one."""
+    def processes(self, devices: Any, environment: Mapping[str, str]) -> Any:
+        """The workers themselves, for the sweep to hand out jobs one by one; each takes as many devices."""
         from thaw.search.processes import Processes, default_slots
 
         environment = {**os.environ, **environment}
-        return Processes(self.script, _flags(sys.argv[1:]), self.workers or default_slots(), environment)
+        each = devices if isinstance(devices, int) and devices > 0 else 1
+        return Processes(self.script, _flags(sys.argv[1:]), self.workers or default_slots(each), environment, each)
 
 
 class Batches:
@@ -109,7 +110,8 @@ class Sweep(Sweeper):
         mode = config.monitor_direction(monitor, task)
         folder = Path(search.dir or Path("runs") / "sweeps" / self._name(space))
         if isinstance(self.launcher, Isolated):
-            workers = self.launcher.processes(sweep_environment(folder.name, config.plain(base.logger)))
+            environment = sweep_environment(folder.name, config.plain(base.logger) if base.logger else {})
+            workers = self.launcher.processes(base.trainer.get("devices"), environment)
         else:
             workers = Batches(self.launcher, 8)
         first = [self._default(space)] if search.defaults_first else []
@@ -145,7 +147,9 @@ class Sweep(Sweeper):
 
                 problems += diagnose(overrides, config.CONF, error)
                 continue
-            HydraConfig.instance().set_config(composed)  # each job is a run of its own, also one of several processes
+            if isinstance(self.launcher, Isolated):
+                composed.hydra.mode = RunMode.RUN
+                HydraConfig.instance().set_config(composed)  # a run of its own, which may have several processes
             with open_dict(composed):
                 del composed.hydra
             settings = config.plain(composed)

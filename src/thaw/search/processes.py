@@ -43,9 +43,13 @@ class Processes:
         script: what each job runs, e.g. `train.py`, with its overrides as arguments.
         flags: arguments before the overrides, e.g. `--config-dir`.
         environment: of each job; that of the process they are forked from is older.
+        each: GPUs of a job.
     """
 
-    def __init__(self, script: str, flags: Sequence[str], slots: int, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, script: str, flags: Sequence[str], slots: int, environment: Mapping[str, str], each: int = 1
+    ) -> None:
+        self.each = each
         self.script, self.flags, self.slots, self.environment = script, list(flags), slots, dict(environment)
         self.jobs: dict[str, Job] = {}
         self._server = multiprocessing.get_context("forkserver")
@@ -60,7 +64,7 @@ class Processes:
         slot = next(slot for slot in range(self.slots) if slot not in {job.slot for job in self.jobs.values()})
         ours, theirs = self._server.Pipe()
         words = [self.script, *self.flags, *overrides]
-        given = (words, os.getcwd(), str(log), theirs, _place(slot, self.slots), self.environment)
+        given = (words, os.getcwd(), str(log), theirs, _place(slot, self.slots, self.each), self.environment)
         process = self._server.Process(target=_run, args=given)
         process.start()
         theirs.close()
@@ -140,10 +144,10 @@ def _end_with_the_sweep(line: Connection) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _place(slot: int, slots: int) -> dict[str, str]:
-    """The device or the cores of a slot."""
+def _place(slot: int, slots: int, each: int) -> dict[str, str]:
+    """The devices or the cores of a slot."""
     if devices := visible_devices():
-        return {"device": devices[slot % len(devices)]}
+        return {"device": ",".join(devices[(slot * each + number) % len(devices)] for number in range(each))}
     if not hasattr(os, "sched_getaffinity"):
         return {}
     cores = sorted(os.sched_getaffinity(0))
@@ -160,9 +164,10 @@ def visible_devices() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def default_slots() -> int:
-    """One job for each GPU, or else for each core."""
-    return len(visible_devices()) or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+def default_slots(each: int) -> int:
+    """As many jobs as there are GPUs for, or else cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, (len(visible_devices()) or cores) // each)
 
 
 def _kill_group(group: int | None, number: int) -> None:
