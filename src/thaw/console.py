@@ -136,7 +136,8 @@ def say_results(run: Run, per_class: Mapping[str, Sequence[float]], split: str) 
         console.print(per_class_table(classes, per_class, split))
     console.print(results_table(run.record["metrics"], run.record["best_epoch"]))
     if split != "test":
-        say("The test split was not read, or there is none: the figures are of validation, which also chose the epoch.")
+        why = "The test split was not read" if "test" in run.record["data"]["sizes"] else "There is no test split"
+        say(f"{why}: the figures are of validation, which also chose the epoch.")
     say(f"Run directory: [bold]{escape(str(run.folder))}[/]")
 
 
