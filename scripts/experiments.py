@@ -13,7 +13,9 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
-from results import ROOT, interval
+from results import ROOT
+
+from thaw.search.compare import interval
 
 SEEDS = (0, 1, 2)
 TEXT, IMAGE = "model.name={weights}/minilm", "model.weights={weights}/mobilenetv2_100.safetensors"

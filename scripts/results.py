@@ -3,15 +3,15 @@
 `python scripts/results.py` takes about five minutes on two cores; what is finished is not run again.
 """
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from scipy import stats
+
+from thaw.search.compare import interval
+from thaw.search.ledger import read_rows
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -24,36 +24,27 @@ WAYS = {"from scratch": SCRATCH} | {
 }
 
 
-def run(seed: int) -> subprocess.Popen:
-    """All jobs of one seed, one after the other in one process."""
-    sizes = ",".join(map(str, LABELS))
-    script = "set -e; " + "; ".join(
-        f"{sys.executable} train.py -m experiment=digits_labels seed={seed} data.train_size={sizes} "
-        f"{' '.join(overrides)} resume=auto 'run.dir=runs/results/{way.replace(' ', '_')}-${{data.train_size}}-{seed}'"
-        for way, overrides in WAYS.items()
-    )
-    quiet = {"stdout": subprocess.DEVNULL, "cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
-    return subprocess.Popen(["bash", "-c", script], **quiet)
+def folder(way: str) -> Path:
+    return ROOT / "runs" / "results" / way.replace(" ", "_")
+
+
+def sweep(way: str) -> None:
+    """All sizes and seeds of one way; every run measures the test split, for nothing is chosen by it."""
+    swept = [f"data.train_size={','.join(map(str, LABELS))}", f"seed={','.join(map(str, SEEDS))}"]
+    given = ["experiment=digits_labels", *WAYS[way], "test=true", f"search.dir={folder(way).relative_to(ROOT)}"]
+    if subprocess.run([sys.executable, "train.py", "-m", *given, *swept], cwd=ROOT).returncode:
+        sys.exit(f"error: a job failed; run again, or look into {folder(way)}/results.md")
 
 
 def accuracies(way: str, labels: int) -> np.ndarray:
-    folders = [ROOT / "runs" / "results" / f"{way.replace(' ', '_')}-{labels}-{seed}" for seed in SEEDS]
-    return np.array([json.loads((f / "run.json").read_text())["metrics"]["test/accuracy"] for f in folders]) * 100
-
-
-def interval(values: np.ndarray) -> float:
-    """Half the width of the 95 % interval of the mean, by Student's t over seeds."""
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    """(seeds,), in %."""
+    rows = {row.seed: row for row in read_rows([folder(way)]) if row.settings["data.train_size"] == str(labels)}
+    return np.array([rows[str(seed)].metrics["test/accuracy"] for seed in SEEDS]) * 100
 
 
 def main() -> None:
-    waiting, running = list(SEEDS), []
-    while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
-            running.append(run(waiting.pop(0)))
-            print(f"seed {len(SEEDS) - len(waiting)} of {len(SEEDS)} started", flush=True)
-        if running.pop(0).wait():
-            sys.exit("error: a job failed; run again, or look into runs/results/*/error.log")
+    for way in WAYS:
+        sweep(way)
 
     print("| labels | " + " | ".join(WAYS) + " |")
     print("|---|" + "---|" * len(WAYS))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from experiments import IMAGE, SEEDS, TEXT, run_all
-from results import ROOT, interval
+from results import ROOT
+
+from thaw.search.compare import interval
 
 STRATEGIES = ("none", "linear_probe", "gradual", "probe_then_tune", "lora", "bias_only", "surgical")
 # experiment → what it needs beside the data, and the metric
