@@ -186,6 +186,30 @@ def test_what_has_failed_is_tried_again_by_the_next_command_alone(tmp_path: Path
     assert later.take() is None
 
 
+def test_of_a_grid_each_point_is_tried_once_however_often_it_is_gone_on_with(tmp_path: Path) -> None:
+    space = Space(dimensions={"a": optuna.distributions.CategoricalDistribution(["1", "2"])}, written={"a": "1,2"})
+    search = Search.of({"sampler": "grid", "pruner": "none", "seed": 0})
+    for _ in range(3):
+        hand = Trials("name", f"sqlite:///{tmp_path}/study.db", search, space, "max")
+        hand.resume()
+        hand.tell(hand.take(), optuna.trial.TrialState.FAIL)
+    hand = Trials("name", f"sqlite:///{tmp_path}/study.db", search, space, "max")
+    hand.resume()
+    while trial := hand.take():
+        hand.tell(trial, optuna.trial.TrialState.COMPLETE, 0.5)
+    assert sorted(trial.params["a"] for trial in hand.ended()) == ["1", "2"]
+    assert hand.open == 0
+
+
+def test_two_trials_with_the_same_values_share_one_job(sweep, tmp_path: Path) -> None:
+    few = ("~search.space", "+search.space={}", "seed=0", "freezing=none,linear_probe")
+    outcome = sweep("search=random", "search.n_trials=4", *few, change="print('job begins', flush=True)")
+    assert outcome.code == 0, outcome.errors
+    assert len(study(tmp_path).trials) == 4
+    logs = [path.read_text().count("job begins") for path in (tmp_path / "sweep" / "logs").glob("*.txt")]
+    assert sorted(logs) in ([1, 2], [2])  # and once more for the test split
+
+
 def test_a_sampler_learns_from_an_earlier_sweep_and_counts_its_own_trials(tmp_path: Path) -> None:
     for name in ("old", "new"):
         (tmp_path / name).mkdir()

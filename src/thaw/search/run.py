@@ -16,7 +16,7 @@ from thaw.run.run import read_record
 from thaw.run.unfinished import replacing
 from thaw.search import report
 from thaw.search.compare import Configuration, folded, ranked
-from thaw.search.ledger import Row, read_rows
+from thaw.search.ledger import Row, read_rows, write_csv
 from thaw.search.settings import Search
 from thaw.search.space import Space
 from thaw.search.study import Trials
@@ -41,8 +41,13 @@ def run_sweep(
     trials = Trials(folder.name, address, search, space, mode, first)
     say(f"Sweep: {escape(str(folder))}, {trials.n_trials} trials, {workers.free} at a time.")
     screen = Screen(trials, monitor, mode)
+
+    def tell(sweep: Sweep) -> None:
+        if screen.show(sweep):
+            write_csv(folder / "results.csv", ledger(sweep))  # what a kill of the sweep leaves
+
     with screen:
-        sweep = Sweep(folder, trials, workers, monitor, screen.show)
+        sweep = Sweep(folder, trials, workers, monitor, tell)
         sweep.run()
         if not sweep.interrupted:
             read_test(sweep, mode)
@@ -120,8 +125,9 @@ class Screen:
     def __exit__(self, *error: Any) -> None:
         self._live.__exit__(*error)
 
-    def show(self, sweep: Sweep) -> None:
-        ended = self.trials.ended()
+    def show(self, sweep: Sweep) -> bool:
+        """Whether a trial has ended since the last time."""
+        ended, before = self.trials.ended(), len(self._said)
         for trial in ended:
             if trial.number not in self._said:
                 self._said.add(trial.number)
@@ -133,6 +139,7 @@ class Screen:
                     f"{escape(settings)}{reason and ': '}{escape(reason)}"
                 )
         self._live.update(self._table(sweep, ended))
+        return len(self._said) > before
 
     def _table(self, sweep: Sweep, ended: Sequence[Any]) -> Table:
         count = {state: sum(trial.state == state for trial in ended) for state in NAMES}

@@ -79,7 +79,7 @@ class Trials:
             self.study = optuna.load_study(**options)
             self._wait_for_plan(first)
             _assert_same(self.study.user_attrs["space"], described, name)
-        self.n_trials = search.n_trials or len(self._all())
+        self.n_trials = search.n_trials or sum(1 for _ in space.combinations())
         self._beat = 0.0
 
     def resume(self) -> None:

@@ -18,8 +18,6 @@ from thaw.search.study import Trials
 
 # Seconds between two looks at what runs.
 LOOK_EVERY = 0.2
-# Steps of the study that one seed of a trial may take: its epochs.
-EPOCHS = 100_000
 
 
 class Workers(Protocol):
@@ -46,7 +44,7 @@ class Running:
     names: dict[str, str] = field(default_factory=dict)  # of directories, by seed; as all that follow
     at_work: set[str] = field(default_factory=set)
     values: dict[str, float] = field(default_factory=dict)
-    reported: dict[str, int] = field(default_factory=dict)  # epochs
+    reported: int = 0  # epochs
     pruned: bool = False
     reason: str | None = None
 
@@ -116,10 +114,12 @@ class Sweep:
         overrides = self.space.overrides(running.trial.params, seed or None)
         name = running.names[seed] = job_name(overrides)
         if objective(self.folder / name, self.monitor) is not None:  # computed before
-            self._told({name: 0})
-        else:
+            self._take_note(running, seed, name, 0)
+            return True
+        at_work = {r.names[seed] for r in self.running for seed in r.at_work}
+        running.at_work.add(seed)
+        if name not in at_work:  # else another trial with the same values has begun it
             self.begin(name, overrides, "resume=auto", *([] if self.space.reads_test else ["test=false"]))
-            running.at_work.add(seed)
         return True
 
     def jobs_of(self, trial: Any) -> list[tuple[str, list[str]]]:
@@ -139,18 +139,21 @@ class Sweep:
     def _told(self, codes: Mapping[str, int], asked: bool = False) -> None:
         """Take note of jobs that have ended; where all were asked to, of those alone that had finished by then."""
         for name, code in codes.items():
-            running, seed = next((r, seed) for r in self.running for seed, own in r.names.items() if own == name)
-            value = objective(self.folder / name, self.monitor) if code == 0 else None
-            if asked and value is None:
+            if asked and objective(self.folder / name, self.monitor) is None:
                 continue
-            running.at_work.discard(seed)
-            if value is not None:
-                running.values[seed] = value
-                self._compare_seeds(running, seed, value)
-            elif not running.pruned:
-                running.reason = running.reason or why(self.folder, name, code)
-            if not running.at_work and (running.ending or not running.waiting):
-                self._end(running)
+            for running, seed in [(r, seed) for r in self.running for seed in r.at_work if r.names[seed] == name]:
+                self._take_note(running, seed, name, code)
+
+    def _take_note(self, running: Running, seed: str, name: str, code: int) -> None:
+        running.at_work.discard(seed)
+        value = objective(self.folder / name, self.monitor) if code == 0 else None
+        if value is not None:
+            running.values[seed] = value
+            self._compare_seeds(running, seed, value)
+        elif not running.pruned:
+            running.reason = running.reason or why(self.folder, name, code)
+        if not running.at_work and (running.ending or not running.waiting):
+            self._end(running)
 
     def _end(self, running: Running) -> None:
         self.running.remove(running)
@@ -164,13 +167,14 @@ class Sweep:
     def _compare_epochs(self, running: Running) -> None:
         if running.ending or self.trials.search.pruner in ("none", "wilcoxon"):
             return
-        for number, (seed, name) in enumerate(running.names.items()):
-            history = (read_record(self.folder / name) or {}).get("history", [])
-            for epoch in range(running.reported.get(seed, 0), len(history)):
-                if history[epoch] is not None:
-                    running.trial.report(history[epoch], number * EPOCHS + epoch)
-            running.reported[seed] = max(running.reported.get(seed, 0), len(history))
-        self._prune(running)
+        name = next(iter(running.names.values()))  # of several seeds the first, as for all other trials
+        history = (read_record(self.folder / name) or {}).get("history", [])
+        for epoch, value in list(enumerate(history))[running.reported :]:
+            if value is not None:
+                running.trial.report(value, epoch)
+        if len(history) > running.reported:
+            running.reported = len(history)
+            self._prune(running)
 
     def _compare_seeds(self, running: Running, seed: str, value: float) -> None:
         if self.trials.search.pruner == "wilcoxon" and running.waiting:
