@@ -154,6 +154,7 @@ def learning_curves(rows: Sequence[Row], monitor: str) -> Figure:
             range(1, len(values) + 1), values, color="0.75" if grey else None, lw=1 if grey else 1.4, zorder=not grey
         )
     axes.set(xlabel="epoch", ylabel=monitor)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     return figure
 
