@@ -63,6 +63,7 @@ def test_each_job_has_cores_and_a_process_group_of_its_own(sweep, tmp_path: Path
     assert sweep("seed=0,1", change=change).code == 0
     logs = [path.read_text() for path in (tmp_path / "sweep" / "logs").glob("*.txt")]
     places = {line for text in logs for line in text.splitlines() if line.startswith("place")}
+    assert places
     assert all(line.startswith("place True") for line in places)
     if len(os.sched_getaffinity(0)) > 1:
         assert len(places) == 2
@@ -142,6 +143,16 @@ def test_as_many_trials_as_wanted_are_handed_out_to_any_number_of_hands(tmp_path
     for number, trial in enumerate(taken):
         hands[0].tell(trial, optuna.trial.TrialState.COMPLETE, number)
     assert all(hand.take() is None and hand.open == 0 for hand in hands)
+
+
+def test_a_trial_that_two_took_at_the_same_moment_is_given_back(tmp_path: Path, monkeypatch) -> None:
+    one, other = trials(tmp_path, n_trials=1), trials(tmp_path, n_trials=1)
+    counted, before = other._counted, [other._counted()]
+    first = one.take()
+    monkeypatch.setattr(other, "_counted", lambda: before.pop() if before else counted())  # as it was a moment ago
+    assert other.take() is None
+    one.tell(first, optuna.trial.TrialState.COMPLETE, 0.5)
+    assert len(one.ended()) == len(other.ended()) == 1
 
 
 def test_what_is_drawn_depends_on_the_seed_and_not_on_interruptions(tmp_path: Path) -> None:

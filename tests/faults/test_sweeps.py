@@ -218,3 +218,22 @@ def test_a_job_ends_with_its_sweep(tmp_path: Path) -> None:
             return
         time.sleep(0.2)
     pytest.fail("the job outlived its sweep")
+
+
+@pytest.mark.fault("S16")
+def test_no_secret_of_the_command_is_in_any_file_of_a_sweep(sweep, tmp_path: Path) -> None:
+    """Also where a job ends before it has a record of its own."""
+    secret = "paths.data='https://me:SECRET-ADDRESS@host/x'"
+    outcome = sweep(secret, "seed=0,1", "trainer.max_epochs=1", change="if has('seed=1'): os._exit(9)")
+    assert outcome.code == 3
+    files = [path for path in (tmp_path / "sweep").rglob("*") if path.is_file()]
+    assert len(ledger(tmp_path)) == 2
+    assert [path for path in files if b"SECRET-ADDRESS" in path.read_bytes()] == []
+    assert "SECRET-ADDRESS" not in outcome.printed + outcome.errors
+
+
+def test_a_launcher_of_hydras_own_runs_the_same_jobs_into_the_same_ledger(sweep, tmp_path: Path) -> None:
+    tiny = tuple(word for word in TINY if not word.startswith("hydra"))
+    outcome = sweep("seed=0,1", "hydra/launcher=basic", tiny=tiny)
+    assert outcome.code == 0, outcome.errors
+    assert [row["status"] for row in ledger(tmp_path)] == ["finished"] * 2

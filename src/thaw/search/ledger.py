@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thaw.errors import UserError
+from thaw.redaction import redacted
 from thaw.run.run import read_record
 from thaw.run.unfinished import replacing
 
@@ -43,6 +44,7 @@ class Row:
     @classmethod
     def absent(cls, folder: Path, overrides: Sequence[str], reason: str) -> "Row":
         """A run that ended before it had a directory."""
+        overrides = redacted(list(overrides))
         settings = dict(text.partition("=")[::2] for text in overrides)
         seed = settings.pop("seed", "0")
         return cls(folder, settings, seed, "failed", reason, "", "max", None, {}, [], 0, None, 0.0, overrides)

@@ -40,7 +40,7 @@ class Isolated(Launcher):
         self.script = str(Path(sys.argv[0] if Path(sys.argv[0]).is_file() else file).absolute())
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        raise NotImplementedError("hydra/launcher=isolated works with hydra/sweeper=thaw alone.")
+        raise UserError("hydra/launcher=isolated must go with hydra/sweeper=thaw. Write hydra/launcher=basic.")
 
     def processes(self, devices: Any, environment: Mapping[str, str]) -> Any:
         """The workers themselves, for the sweep to hand out jobs one by one; each takes as many devices."""
@@ -219,4 +219,3 @@ def register() -> None:
 
     for plugin in (Sweep, Isolated):
         Plugins.instance().register(plugin)
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from thaw.console import console, say
+from thaw.redaction import redacted
 from thaw.run.run import read_record
 from thaw.run.unfinished import replacing
 from thaw.search import report
@@ -54,7 +55,9 @@ def run_sweep(
     rows = ledger(sweep)
     report.write(folder, rows, trials.study, title=folder.name)
     with replacing(folder / "sweep.json") as file:
-        json.dump({"command": command, "monitor": monitor, "mode": mode, "trials": trials.n_trials}, file, indent=2)
+        json.dump(
+            {"command": redacted(command), "monitor": monitor, "mode": mode, "trials": trials.n_trials}, file, indent=2
+        )
     for line in report.summary(rows):
         say(escape(line))
     say(f"Ledger: {escape(str(folder))}/results.csv, results.md, report.html")
@@ -128,14 +131,14 @@ class Screen:
     def show(self, sweep: Sweep) -> bool:
         """Whether a trial has ended since the last time."""
         ended, before = self.trials.ended(), len(self._said)
-        for trial in ended:
+        for number, trial in enumerate(ended, 1):  # not by Optuna's numbers: what was begun again has two
             if trial.number not in self._said:
                 self._said.add(trial.number)
                 settings = " ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
                 value = "" if trial.value is None else f" {self.monitor} {trial.value:.4f}"
                 reason = trial.user_attrs.get("reason", "")
                 say(
-                    f"trial {len(self._said)} of {self.trials.n_trials}: {NAMES[trial.state]}{value} "
+                    f"trial {number} of {self.trials.n_trials}: {NAMES[trial.state]}{value} "
                     f"{escape(settings)}{reason and ': '}{escape(reason)}"
                 )
         self._live.update(self._table(sweep, ended))

@@ -13,14 +13,13 @@ from typing import Any, Literal
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner, WilcoxonPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from thaw.errors import UserError, first_line
 from thaw.redaction import redacted
 from thaw.run.lock import alive
+from thaw.search.algorithms import pruner, sampler
 from thaw.search.settings import Search
 from thaw.search.space import Space
 
@@ -30,7 +29,6 @@ HEARTBEAT, GRACE = 20, 120
 PLANNING = 60
 # How often a trial is begun again whose process was gone.
 RETRIES = 3
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -69,7 +67,7 @@ class Trials:
         self.search, self.space = search, space
         again = functools.partial(self._again, most=RETRIES)
         self.storage = storage_at(address, again)
-        options = {"storage": self.storage, "study_name": name, "pruner": _pruner(search)}
+        options = {"storage": self.storage, "study_name": name, "pruner": pruner(search)}
         described = _described(space)
         try:
             self.study = optuna.create_study(**options, direction={"min": "minimize", "max": "maximize"}[mode])
@@ -97,7 +95,7 @@ class Trials:
             return None
         # One made anew for each trial: after an interruption it draws what it would have drawn.
         seed = self.search.seed + len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = _sampler(self.search, seed % 2**32)
+        self.study.sampler = sampler(self.search, seed % 2**32)
         trial = self.study.ask(dict(self.space.dimensions))
         trial.set_user_attr("owner", [socket.gethostname(), os.getpid()])
         self.storage.record_heartbeat(trial._trial_id)
@@ -199,30 +197,6 @@ def storage_at(address: str, stale: Any = None) -> RDBStorage:
                 f"{first_line(error)}. Write search.storage=null, or e.g. postgresql+psycopg://host/name."
             ) from None
     raise AssertionError
-
-
-def _sampler(search: Search, seed: int) -> BaseSampler:
-    match search.sampler:
-        case "tpe":
-            return TPESampler(seed=seed, n_startup_trials=search.n_random, multivariate=True, constant_liar=True)
-        case "gp":
-            return GPSampler(seed=seed, n_startup_trials=search.n_random)
-        case "cmaes":
-            return CmaEsSampler(seed=seed, n_startup_trials=search.n_random)
-    return RandomSampler(seed=seed)
-
-
-def _pruner(search: Search) -> BasePruner:
-    match search.pruner:
-        case "median":
-            return MedianPruner(n_startup_trials=5, n_warmup_steps=search.prune_after)
-        case "halving":
-            return SuccessiveHalvingPruner(min_resource=search.prune_after)
-        case "hyperband":
-            return HyperbandPruner(min_resource=search.prune_after)
-        case "wilcoxon":
-            return WilcoxonPruner()
-    return NopPruner()
 
 
 def _described(space: Space) -> dict[str, Any]:
