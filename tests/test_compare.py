@@ -53,6 +53,12 @@ def test_the_difference_is_paired_by_seed(rows: list[Row]) -> None:
     assert verdict(other, one, "val/accuracy", "max").startswith("freezing=none beats")
 
 
+def test_a_summary_calls_configurations_by_their_rows(rows: list[Row]) -> None:
+    said = report.summary(rows)
+    assert said[2].startswith("| 1 | none |")
+    assert any(line.startswith("- 1 beats 2 by 0.1 ± 0.02") for line in said)
+
+
 def test_what_the_seeds_move_as_much_is_called_noise(tmp_path: Path) -> None:
     for seed, (a, b) in enumerate([(0.90, 0.80), (0.80, 0.90), (0.85, 0.84)]):
         run(tmp_path, a, seed, "lr=1")

@@ -58,9 +58,8 @@ def conclusions(order: Sequence[Configuration], rows: Sequence[Row], monitor: st
         test = sorted({name for row in best.rows.values() for name in row.metrics if name.startswith("test/")})
         measured = ", ".join(f"{name} {cell(best.values(name))}" for name in test)
         lines.append(f"- Best, 1: {best.name}: {monitor} {cell(best.values(monitor))}{measured and ', '}{measured}.")
-        lines += [
-            f"- {verdict(best, other, monitor, mode)}" for other in order[1:4] if difference(best, other, monitor)
-        ]
+        pairs = [(number, other) for number, other in enumerate(order[1:4], 2) if difference(best, other, monitor)]
+        lines += [f"- {verdict(best, other, monitor, mode, ('1', str(number)))}" for number, other in pairs]
         if len(order) > 1 and len(best.rows) < 2:
             lines.append("- One seed each: how much of their order is chance is not known. Write seed=0,1,2.")
     return lines
