@@ -29,6 +29,7 @@ QUICK = ("logger=none", "data.train_size=64", "trainer.max_epochs=3", "trainer=c
 def assert_told(outcome: Outcome, *said: str) -> None:
     assert outcome.code == 1, outcome.errors
     # Before it, Python's own thread that shares files may tell of the one that is gone.
+    assert "error: " in outcome.errors, outcome.errors
     told = outcome.errors[outcome.errors.index("error: ") :]
     lines = [line for line in told.strip().splitlines() if not line.startswith("Exception ignored")]
     assert len(lines) <= 6, outcome.errors
@@ -47,9 +48,12 @@ def sleeps_in_a_worker(pixels: np.ndarray) -> Image.Image:
 
 
 @pytest.mark.fault("E10")
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_a_killed_worker_ends_the_run_with_a_hint(run_train, monkeypatch, epoch: int) -> None:
-    """By SIGKILL, as the system does it for want of memory; in a later epoch the workers are the same ones."""
+@pytest.mark.parametrize(("epoch", "signalled"), [(0, True), (1, True), (0, False), (1, False)])
+def test_a_killed_worker_ends_the_run_with_a_hint(run_train, monkeypatch, epoch: int, signalled: bool) -> None:
+    """By SIGKILL, as the system does it for want of memory; in a later epoch the workers are the same ones.
+
+    The signal that a child has ended does not always reach torch: another process begun just then clears it away.
+    """
     step, began = FineTuner.on_train_batch_start, []
 
     def kill(module: FineTuner, batch: Any, batch_idx: int) -> None:
@@ -57,10 +61,16 @@ def test_a_killed_worker_ends_the_run_with_a_hint(run_train, monkeypatch, epoch:
         if module.current_epoch == epoch and batch_idx == 1:
             began.append(time.monotonic())
             workers = module.trainer.train_dataloader._iterator._workers
+            if not signalled:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.kill(workers[0].pid, signal.SIGKILL)
 
     monkeypatch.setattr(FineTuner, "on_train_batch_start", kill)
-    outcome = run_train(*QUICK, "data.num_workers=2")
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        outcome = run_train(*QUICK, "data.num_workers=2")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
     assert time.monotonic() - began[0] < 30
     assert_told(outcome, "Digits", "RAM", "/dev/shm", "killed")
 

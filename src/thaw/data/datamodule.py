@@ -15,8 +15,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from thaw.data.loader import ResumableLoader, leave_ctrl_c_to_the_run
 from thaw.data.quality import Quality, duplicates, summary
-from thaw.data.sampler import EpochBatches, ResumableLoader, Transformed, leave_ctrl_c_to_the_run
+from thaw.data.sampler import EpochBatches, Transformed
 from thaw.data.samples import Samples, sound, unlabelled
 from thaw.data.splits import carve
 from thaw.data.targets import KINDS, Targets

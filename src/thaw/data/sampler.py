@@ -1,6 +1,5 @@
 """The order of samples and the randomness of each, as functions of (seed, epoch, index) alone."""
 
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
@@ -9,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data._utils import signal_handling
+from torch.utils.data import Dataset, Sampler
 
 from thaw.errors import UserError
 
@@ -166,31 +164,6 @@ class Transformed(Dataset[tuple[Tensor, int]]):
             return self.transform(sample), target
         finally:
             torch.set_rng_state(state)
-
-
-class ResumableLoader(DataLoader):
-    """Goes on after the batches that a run resumed within an epoch has trained on."""
-
-    done: Callable[[], int] = staticmethod(lambda: 0)
-
-    def __iter__(self) -> Any:
-        # After a fit Lightning puts back the signal handlers of before it, also the one by which torch learns that a
-        # worker has died; and torch sets that only once.
-        if self.num_workers and signal.getsignal(signal.SIGCHLD) in (signal.SIG_DFL, None):
-            signal_handling._SIGCHLD_handler_set = False
-        return super().__iter__()
-
-    def state_dict(self) -> dict[str, int]:
-        return {"batches": self.done()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        order = self.batch_sampler or self.dataset  # a stream makes its batches itself
-        order.skip = state["batches"] % len(self)
-
-
-def leave_ctrl_c_to_the_run(worker: int) -> None:
-    """A terminal sends it to the loader's processes too, and the run needs their batches to end between two steps."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _mixed(*numbers: int) -> int:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from thaw.data.datamodule import DataModule
 from thaw.data.files import Root, labelled_files
+from thaw.data.loader import ResumableLoader
 from thaw.data.quality import text_key
 from thaw.data.raw_labels import words
-from thaw.data.sampler import ResumableLoader
 from thaw.data.samples import Samples
 from thaw.data.stream import Stream, begin, encoded, epoch_size
 from thaw.data.table import Rows, columns, is_table, labels, read_hub, read_table
