@@ -57,7 +57,7 @@ def train(cfg: DictConfig) -> float:
         return run.record["metrics"][monitor]
 
     with run, closing_wandb(run), advice.in_words(lambda: config.plain(cfg), run):
-        settled = {"precision": precision, "max_epochs": epochs, "batch_size": data.batch_size}
+        settled = {"precision": precision, "max_epochs": epochs, "batch_size": data.batch_size, "processes": world.size}
         quality = data.quality()
         run.update(seed=cfg.seed, monitor=monitor, mode=mode, data=record.describe(data, quality), settled=settled)
         if run.leads:
@@ -82,16 +82,12 @@ def train(cfg: DictConfig) -> float:
         )
         if not trained:
             record.fit(trainer, module, data, run)
-
-        best = load_checkpoint(run.folder / "checkpoints" / "best.ckpt" if trained else keep[0].path)
-        split, measured = record.evaluate(trainer, module, data, best, cfg.test)
+        kept = {role: str(run.folder / "checkpoints" / f"{role}.ckpt") for role in ("best", "last")}
+        best = load_checkpoint(kept["best"] if trained else keep[0].path)
+        run.update(checkpoints=kept, best_epoch=best["epoch"])
+        split, measured = record.evaluate(trainer, module, data, run, best, cfg.test)
         metrics = best["metrics"] | measured
-        run.update(
-            metrics=metrics,
-            split=split,
-            best_epoch=best["epoch"],
-            checkpoints={role: str(run.folder / "checkpoints" / f"{role}.ckpt") for role in ("best", "last")},
-        )
+        run.update(metrics=metrics, split=split)
         per_class = record.write_predictions(run, data, module, split)
         console.say_results(run, per_class, split)
         return metrics[monitor]

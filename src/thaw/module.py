@@ -120,7 +120,9 @@ class FineTuner(L.LightningModule):
         metrics = self.trainer.callback_metrics
         checkpoint["metrics"] = {name: float(metrics[name]) for name in metrics if name.startswith(("train/", "val/"))}
         checkpoint["gathered"] = self.task.gathered("train")
+        checkpoint["should_stop"] = self.trainer.should_stop  # else a run that has stopped early trains another epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.global_rank == 0:  # it was gathered from all ranks
             self.task.load_gathered("train", checkpoint["gathered"])
+        self.trainer.should_stop = checkpoint["should_stop"]

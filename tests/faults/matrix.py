@@ -28,7 +28,6 @@ FAIL_ON_STOCK = {f"{letter}{number}" for letter, numbers in STOCK.items() for nu
 # What no test can inject yet, and why.
 NOT_YET = {
     "B16": "comes with export",
-    "I6": "another number of processes is refused as a changed setting, which no test shows yet",
     **{f"J{number}": "comes with export and predict" for number in range(1, 6)},
 }
 

@@ -176,14 +176,36 @@ def test_best_stays_best_when_a_moved_run_goes_on(run_train, stopped) -> None:
     assert_same_run(moved, straight)
 
 
+PATIENT = ("freezing=none", "trainer.max_epochs=8", "callbacks.early_stopping.patience=4")
+
+
 @pytest.mark.fault("A15")
 def test_early_stopping_goes_on_counting(run_train, stopped) -> None:
-    options = ("freezing=none", "trainer.max_epochs=8", "callbacks.early_stopping.patience=4")
-    folder = stopped(3, *options)  # three epochs no better than the first
-    assert run_train(*QUICK, *options, "run.dir=runs/mine", "resume=must").code == 0
-    straight = run_train(*QUICK, *options, "run.dir=runs/straight")
+    folder = stopped(3, *PATIENT)  # three epochs no better than the first
+    assert run_train(*QUICK, *PATIENT, "run.dir=runs/mine", "resume=must").code == 0
+    straight = run_train(*QUICK, *PATIENT, "run.dir=runs/straight")
     assert straight.record["epochs"] == 5
     assert_same_run(folder, straight.folders[-1])
+
+
+@pytest.mark.fault("A15")
+@pytest.mark.parametrize("moment", ["on_train_end", "on_test_start"])
+def test_a_run_that_has_stopped_early_trains_no_further(run_train, scripted, monkeypatch, moment: str) -> None:
+    """Also where it is killed before its training is on record, or while the test split is measured."""
+    from thaw.module import FineTuner
+
+    def interrupt(self: FineTuner) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuner, moment, interrupt)
+        assert run_train(*QUICK, *PATIENT, "run.dir=runs/mine").code == 130
+    again = run_train(*QUICK, *PATIENT, "run.dir=runs/mine", "resume=must")
+    assert again.code == 0, again.errors
+    assert "epoch 6" not in again.printed
+    straight = run_train(*QUICK, *PATIENT, "run.dir=runs/straight")
+    assert straight.record["epochs"] == 5
+    assert_same_run(again.folders[-1], straight.folders[-1])
 
 
 # Of another network

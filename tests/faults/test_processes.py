@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from processes import on_two_ranks, train_here
+from processes import Signal, in_a_process, on_two_ranks, train_here
 from test_distributed import QUICK, assert_complete
 
 from thaw.module import FineTuner
@@ -176,3 +176,19 @@ def test_splits_that_cannot_be_shared_out_evenly_give_the_figures_of_each_sample
     sizes = json.loads((folder / "run.json").read_text())["data"]["sizes"]
     assert sizes["test"] % 2 == 1
     assert_complete(folder, sizes["test"])
+
+
+@pytest.mark.fault("I6")
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_with_two_and_is_refused_with_one(tmp_path: Path) -> None:
+    words = (*WORDS, "run.dir=runs/mine", "resume=auto")
+    both = on_two_ranks(train_here, tmp_path, words, Signal("on_train_batch_end", 3, signal.SIGTERM))
+    assert [code for code, _ in both] == [143, 143], both
+    before = (tmp_path / "runs" / "mine" / "run.json").read_text()
+    code, said = in_a_process(train_here, tmp_path, (*words, "trainer.devices=1"))
+    assert code == 2, said
+    assert "resume must go on with the same settings: the processes were 2, are now 1. Or write another run.dir" in said
+    assert (tmp_path / "runs" / "mine" / "run.json").read_text() == before
+    both = on_two_ranks(train_here, tmp_path, words)
+    assert [code for code, _ in both] == [0, 0], both
+    assert "going on from" in both[0][1]

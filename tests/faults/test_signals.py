@@ -62,6 +62,20 @@ def test_what_a_signal_ends_is_saved_and_goes_on(tmp_path: Path, sent: Signal, r
     assert "Traceback" not in said
 
 
+@pytest.mark.fault("C2", "C3")
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_in_the_test_split_it_ends_at_once_and_is_measured_the_next_time(tmp_path: Path, number: int) -> None:
+    folder, sent = tmp_path / "runs" / "mine", Signal("on_test_batch_end", 1, number)
+    assert run(tmp_path, MINE, sent) == sent.code
+    found = record(folder)
+    assert (found["status"], "test/accuracy" in found.get("metrics", {})) == ("interrupted", False)
+    assert f"Interrupted. Go on with: {found['resume']}" in (tmp_path / "printed.txt").read_text()
+    trained = (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    assert run(tmp_path, MINE) == 0
+    assert "test/accuracy" in record(folder)["metrics"]
+    assert (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == trained
+
+
 class Impatient(Signal):
     """In a validation that takes longer than a run waits for."""
 

@@ -34,6 +34,15 @@ class Interruption(Checkpoint):
         self._since = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+
+    def _listen(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         # In place of Lightning's own handlers; it puts back what was there before when the training ends.
@@ -59,8 +68,13 @@ class Interruption(Checkpoint):
             self._end()
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        late = self.asked is not None and time.monotonic() - self._since > PATIENCE
-        if late and trainer.state.fn == TrainerFn.FITTING:
+        # Its epoch is worth waiting for, while it trains; afterwards nothing is lost.
+        patience = PATIENCE if trainer.state.fn == TrainerFn.FITTING else 0
+        if self.asked is not None and time.monotonic() - self._since > patience:
+            self._end()
+
+    def on_test_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.asked is not None:
             self._end()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

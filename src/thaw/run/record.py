@@ -2,7 +2,8 @@
 
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -87,8 +88,39 @@ def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> No
     Raises:
         KeyboardInterrupt: after Ctrl-C, which Lightning turns into a plain exit.
     """
-    try:
+    with _telling(trainer, run):
         trainer.fit(module, data, ckpt_path=run.last, weights_only=True)
+
+
+def evaluate(
+    trainer: L.Trainer,
+    module: FineTuner,
+    data: DataModule,
+    run: Run,
+    checkpoint: Mapping[str, Any],
+    test: bool = True,
+) -> tuple[str, dict[str, float]]:
+    """Measure a checkpoint on the test split, or on validation where there is none or it is not to be read.
+
+    Returns:
+        the split, and its metrics.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, which Lightning turns into a plain exit.
+    """
+    split = "test" if test and "test" in data.splits else "val"
+    load_whole(module, checkpoint["state_dict"])
+    module.predictions.clear()
+    measure = trainer.test if split == "test" else trainer.validate
+    with _telling(trainer, run):
+        return split, measure(module, data, verbose=False)[0]
+
+
+@contextmanager
+def _telling(trainer: L.Trainer, run: Run) -> Iterator[None]:
+    """Tell how an interrupted run goes on."""
+    try:
+        yield
     except SystemExit as end:
         say(f"Interrupted. Go on with: {escape(run.resume_command)}")
         if isinstance(end, Interrupted) and end.reason == "SIGUSR1" and run.leads:
@@ -96,21 +128,6 @@ def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> No
         if trainer.interrupted and end.code not in CODES.values():
             raise KeyboardInterrupt("Ctrl-C") from None
         raise
-
-
-def evaluate(
-    trainer: L.Trainer, module: FineTuner, data: DataModule, checkpoint: Mapping[str, Any], test: bool = True
-) -> tuple[str, dict[str, float]]:
-    """Measure a checkpoint on the test split, or on validation where there is none or it is not to be read.
-
-    Returns:
-        the split, and its metrics.
-    """
-    split = "test" if test and "test" in data.splits else "val"
-    load_whole(module, checkpoint["state_dict"])
-    module.predictions.clear()
-    measure = trainer.test if split == "test" else trainer.validate
-    return split, measure(module, data, verbose=False)[0]
 
 
 def write_predictions(run: Run, data: DataModule, module: FineTuner, split: str) -> dict[str, list[float]]:

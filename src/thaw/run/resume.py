@@ -100,6 +100,9 @@ def assert_ready(
         UserError: other settings or data, a checkpoint of another network, or no right or room to write checkpoints.
     """
     changed = [*changed, *_other_data(run.record.get("data"), data)]
+    processes = run.record.get("settled", {}).get("processes", data.ranks)
+    if processes != data.ranks:  # each would see other batches
+        changed.append(f"the processes were {processes}, are now {data.ranks}")
     if changed:
         raise UserError(f"resume must go on with the same settings: {'; '.join(changed)}. Or write another run.dir.")
     if run.finished:
