@@ -53,7 +53,11 @@ def test_timm_is_imported_where_its_models_and_its_optimizers_are_made() -> None
         ("tokenizers", {"model/tokenizer.py"}),
         ("datasets", {"data/table.py", "data/text.py", "data/tokens.py", "data/docstrings.py", "data/stream.py"}),
         ("soundfile", {"data/sound_files.py"}),
-        ("optuna", {f"search/{name}.py" for name in ("space", "study", "algorithms", "sweep", "run", "report")}),
+        (
+            "optuna",
+            {f"search/{name}.py" for name in ("space", "study", "algorithms", "sweep", "run", "report", "ray_tune")},
+        ),
+        ("ray", {"search/ray_tune.py"}),
         ("torchmetrics", {"task/task.py", "task/metrics.py", "task/present.py", "task/classification.py"}),
     ],
 )

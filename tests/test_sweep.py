@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -13,6 +14,7 @@ from sweeping import AT_EPOCH, TINY, ledger, sweep
 from thaw.search.settings import Search
 from thaw.search.space import Space
 from thaw.search.study import Trials
+from thaw.search.sweep import Sweep
 
 __all__ = ["sweep"]  # a fixture
 
@@ -183,6 +185,30 @@ def test_a_trial_of_a_process_that_is_gone_is_begun_again_with_the_same_values(t
         hand.tell(trial, optuna.trial.TrialState.COMPLETE, 0.5)
     assert hand.take() is None
     assert len(hand.ended()) == 4
+
+
+@pytest.mark.parametrize(("host", "given_up"), [("elsewhere", True), ("a third", False), (os.uname().nodename, False)])
+def test_a_job_is_waited_for_while_somebody_holds_it_and_taken_from_a_computer_that_is_gone(
+    tmp_path: Path, host: str, given_up: bool
+) -> None:
+    hand = trials(tmp_path)
+    lost = hand.take()
+    lost.set_user_attr("owner", ["elsewhere", 1])
+    hand._again(hand.study, hand.study.trials[0])
+    hand.tell(lost, optuna.trial.TrialState.FAIL)
+    begun = []
+    workers = SimpleNamespace(free=1, start=lambda name, *_: begun.append(name), ended=dict, close=dict)
+    again = Sweep(tmp_path, hand, workers, "val/accuracy", lambda sweep: None)
+    ((name, _),) = again.jobs_of(lost)
+    (tmp_path / name).mkdir()
+    lock = tmp_path / name / "run.lock"
+    lock.write_text(json.dumps({"pid": os.getpid(), "host": host}))
+    again._start()
+    assert begun == [name] * given_up
+    assert lock.exists() != given_up
+    lock.unlink(missing_ok=True)
+    again._start()
+    assert begun[0] == name
 
 
 def test_what_has_failed_is_tried_again_by_the_next_command_alone(tmp_path: Path) -> None:

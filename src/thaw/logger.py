@@ -140,6 +140,8 @@ def _row(line: Mapping[str | None, str | None]) -> dict[str, float]:
 
 
 def _kept_id(folder: Path) -> str:
+    if "WANDB_SWEEP_ID" in os.environ and (given := os.environ.get("WANDB_RUN_ID")):  # by an agent of W&B's sweeps
+        return given
     path = folder / "wandb" / "id"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)

@@ -48,6 +48,13 @@ def lock(folder: Path) -> None:
     )
 
 
+def held_by(folder: Path) -> tuple[str, int] | None:
+    """(computer, process) that holds a run directory; None where nobody does, or a process here that is gone."""
+    told = read_json(folder / LOCK) or {}
+    host, process = told.get("host"), told.get("pid", 0)
+    return None if not told or (host == socket.gethostname() and not alive(process)) else (host, process)
+
+
 def _age(path: Path) -> str:
     try:
         minutes = (time.time() - path.stat().st_mtime) / 60

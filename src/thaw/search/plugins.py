@@ -1,5 +1,6 @@
 """Hydra's way in: `-m` comes here with what is swept, and each job leaves for a process of its own."""
 
+import importlib.util
 import inspect
 import os
 import shlex
@@ -138,6 +139,7 @@ class Sweep(Sweeper):
         if grid == (search.n_trials is not None):
             must = "be null with a grid, which has as many as there are combinations" if grid else "be given"
             problems.append(f"search.n_trials must {must}; got {search.n_trials}. Write e.g. search=random.")
+        problems += self._lacking(search, space)
         for point in [*(space.combinations() if grid else space.corners())] or [{}]:
             overrides = space.overrides(point, next(iter(space.seeds), None))
             try:
@@ -170,6 +172,21 @@ class Sweep(Sweeper):
         if problems:
             raise UserError(*dict.fromkeys(problems))
         return first
+
+    def _lacking(self, search: Search, space: Space) -> list[str]:
+        """What Ray Tune needs."""
+        if search.pruner != "asha":
+            return []
+        lacking = []
+        if importlib.util.find_spec("ray") is None:
+            lacking.append("search.pruner=asha needs Ray Tune. Write pip install .[ray], or search.pruner=halving.")
+        if not isinstance(self.launcher, Isolated):
+            lacking.append("search.pruner=asha runs its jobs itself. Write it without hydra/launcher=….")
+        if len(space.seeds) > 1:
+            lacking.append(
+                f"search.pruner=asha compares single runs; got seed={','.join(space.seeds)}. Write one seed."
+            )
+        return lacking
 
     def _default(self, space: Space) -> Mapping[str, Any]:
         """What the configuration has where nothing is swept, of the dimensions in which it lies."""

@@ -43,7 +43,7 @@ class Processes:
         script: what each job runs, e.g. `train.py`, with its overrides as arguments.
         flags: arguments before the overrides, e.g. `--config-dir`.
         environment: of each job; that of the process they are forked from is older.
-        each: GPUs of a job.
+        each: GPUs of a job; with 0 its devices and cores are those of this process.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Processes:
         slot = next(slot for slot in range(self.slots) if slot not in {job.slot for job in self.jobs.values()})
         ours, theirs = self._server.Pipe()
         words = [self.script, *self.flags, *overrides]
-        given = (words, os.getcwd(), str(log), theirs, _place(slot, self.slots, self.each), self.environment)
+        place = _place(slot, self.slots, self.each) if self.each else {}
+        given = (words, os.getcwd(), str(log), theirs, place, self.environment)
         process = self._server.Process(target=_run, args=given)
         process.start()
         theirs.close()

@@ -48,7 +48,7 @@ def run_sweep(
             write_csv(folder / "results.csv", ledger(sweep))  # what a kill of the sweep leaves
 
     with screen:
-        sweep = Sweep(folder, trials, workers, monitor, tell)
+        sweep = _kind(search)(folder, trials, workers, monitor, tell)
         sweep.run()
         if not sweep.interrupted:
             read_test(sweep, mode)
@@ -66,6 +66,14 @@ def run_sweep(
         return 130
     failed = [trial for trial in trials.ended() if trial.state == TrialState.FAIL]
     return (1 if len(failed) == len(trials.ended()) else 3) if failed else 0
+
+
+def _kind(search: Search) -> type[Sweep]:
+    if search.pruner != "asha":
+        return Sweep
+    from thaw.search.ray_tune import RaySweep  # takes seconds to import
+
+    return RaySweep
 
 
 def ledger(sweep: Sweep) -> list[Row]:
@@ -131,14 +139,15 @@ class Screen:
     def show(self, sweep: Sweep) -> bool:
         """Whether a trial has ended since the last time."""
         ended, before = self.trials.ended(), len(self._said)
-        for number, trial in enumerate(ended, 1):  # not by Optuna's numbers: what was begun again has two
+        for trial in ended:
             if trial.number not in self._said:
                 self._said.add(trial.number)
                 settings = " ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
                 value = "" if trial.value is None else f" {self.monitor} {trial.value:.4f}"
                 reason = trial.user_attrs.get("reason", "")
                 say(
-                    f"trial {number} of {self.trials.n_trials}: {NAMES[trial.state]}{value} "
+                    # Not by Optuna's numbers: what was begun again has two.
+                    f"trial {len(self._said)} of {self.trials.n_trials}: {NAMES[trial.state]}{value} "
                     f"{escape(settings)}{reason and ': '}{escape(reason)}"
                 )
         self._live.update(self._table(sweep, ended))

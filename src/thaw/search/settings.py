@@ -13,7 +13,7 @@ SETTINGS: Mapping[str, Any] = {
     "search.n_trials": Annotated[int, Field(ge=1)] | None,
     "search.n_random": Annotated[int, Field(ge=0)],
     "search.defaults_first": bool,
-    "search.pruner": Literal["none", "median", "halving", "hyperband", "wilcoxon"],
+    "search.pruner": Literal["none", "median", "halving", "hyperband", "wilcoxon", "asha"],
     "search.prune_after": Annotated[int, Field(ge=1)],
     "search.seed": Annotated[int, Field(ge=0, lt=2**32)],
     "search.from": str | None,
@@ -33,8 +33,8 @@ class Search:
         n_random: how many are drawn at random before the sampler learns from them.
         defaults_first: whether the configuration as it is, where it lies in the space, is tried before all.
         pruner: what ends a trial early: by the median of the others at the same epoch, by successive halving or
-            Hyperband, or by Wilcoxon's test over seeds.
-        prune_after: epochs that a trial has in any case; for `halving` and `hyperband` the first rung.
+            Hyperband, by Wilcoxon's test over seeds, or by Ray Tune's ASHA, which then also runs the jobs.
+        prune_after: epochs that a trial has in any case; for `halving`, `hyperband` and `asha` the first rung.
         seed: of the sampler.
         start_from: an earlier sweep's folder, whose finished trials the sampler learns from.
         storage: an address such as `postgresql+psycopg://host/name`, where several machines share a sweep; None

@@ -64,7 +64,7 @@ class Trials:
         mode: Literal["min", "max"],
         first: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self.search, self.space = search, space
+        self.search, self.space, self.mode = search, space, mode
         again = functools.partial(self._again, most=RETRIES)
         self.storage = storage_at(address, again)
         options = {"storage": self.storage, "study_name": name, "pruner": pruner(search)}
@@ -104,6 +104,13 @@ class Trials:
             self.tell(trial, TrialState.FAIL)
             return None
         return trial
+
+    def owner_before(self, trial: Trial) -> str | None:
+        """The computer that a trial begun again was given up by."""
+        before = trial.user_attrs.get("again_of")
+        return (
+            None if before is None else self.study.get_trials(deepcopy=False)[before].user_attrs.get("owner", [None])[0]
+        )
 
     def tell(self, trial: Trial, state: TrialState, value: float | None = None, reason: str | None = None) -> None:
         """Write down how a trial has ended."""
@@ -189,7 +196,9 @@ def storage_at(address: str, stale: Any = None) -> RDBStorage:
         try:
             return RDBStorage(address, engine_kwargs=options, **beats)
         except Exception as error:  # of SQLAlchemy, of the driver, or that there is none
-            if tries > 1 and re.search("already exists|UNIQUE constraint", str(error)):  # another makes the same tables
+            said = f"{error} {error.__cause__}"
+            if tries > 1 and re.search("already exists|unique constraint", said, re.IGNORECASE):
+                # Another makes the same tables at this moment.
                 time.sleep(0.5)
                 continue
             raise UserError(

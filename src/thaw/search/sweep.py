@@ -2,6 +2,7 @@
 
 import math
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 from optuna.trial import Trial, TrialState
 
+from thaw.run.lock import held_by, unlock
 from thaw.run.run import read_record
 from thaw.search.space import Space, directory, job_name
 from thaw.search.study import Trials
@@ -80,8 +82,7 @@ class Sweep:
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.trials.resume()
-            while self._step():
-                time.sleep(LOOK_EVERY)
+            self._work()
         except KeyboardInterrupt:
             self.interrupted = True
         finally:
@@ -92,14 +93,22 @@ class Sweep:
             signal.signal(signal.SIGTERM, before)
             self.tell(self)
 
+    def _work(self) -> None:
+        while self._step():
+            time.sleep(LOOK_EVERY)
+
+    def look(self) -> None:
+        """Say that the running trials are worked on, and show how far all are."""
+        self.trials.tend([running.trial for running in self.running])
+        self.tell(self)
+
     def _step(self) -> bool:
         self._told(self.workers.ended())
         for running in list(self.running):
             self._compare_epochs(running)
-        self.trials.tend([running.trial for running in self.running])
         while self.workers.free and self._start():
             pass
-        self.tell(self)
+        self.look()
         return bool(self.running) or self.trials.open > 0
 
     def _start(self) -> bool:
@@ -117,10 +126,26 @@ class Sweep:
             self._take_note(running, seed, name, 0)
             return True
         at_work = {r.names[seed] for r in self.running for seed in r.at_work}
+        if name not in at_work and self._held(running, self.folder / name):
+            running.waiting.appendleft(seed)
+            return False
         running.at_work.add(seed)
         if name not in at_work:  # else another trial with the same values has begun it
-            self.begin(name, overrides, "resume=auto", *([] if self.space.reads_test else ["test=false"]))
+            self.begin(name, overrides, "resume=auto", *self.not_test)
         return True
+
+    @property
+    def not_test(self) -> list[str]:
+        """What keeps a job from reading the test split, which is for the chosen one."""
+        return [] if self.space.reads_test else ["test=false"]
+
+    def _held(self, running: Running, folder: Path) -> bool:
+        """Whether somebody still works on a job, e.g. saves the state of an earlier try."""
+        held = held_by(folder)
+        if held and held[0] != socket.gethostname() and held[0] == self.trials.owner_before(running.trial):
+            unlock(folder)  # that computer has not been heard of for long, and its jobs end with their sweep
+            return False
+        return held is not None
 
     def jobs_of(self, trial: Any) -> list[tuple[str, list[str]]]:
         """(name, overrides) of each run of a trial, one for each seed."""
