@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,6 +103,34 @@ def test_a_trial_worse_than_the_others_is_pruned_and_says_so(sweep, tmp_path: Pa
     assert "pruned" in outcome.printed
     states = [trial.state.name for trial in study(tmp_path).trials]
     assert states[-1] == "PRUNED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pruner", ["halving", "hyperband"])
+def test_rungs_end_what_is_worse_at_the_same_epoch(sweep, tmp_path: Path, monkeypatch, pruner: str) -> None:
+    monkeypatch.setattr("thaw.search.sweep.LOOK_EVERY", 0.02)
+    change = AT_EPOCH + "\ndef at_epoch(trainer): time.sleep(0.15)\n"
+    rates = ",".join(["3e-3", "2e-3", "4e-3", "5e-3", "1e-9", "2e-9", "3e-9", "4e-9"])
+    options = (f"search.pruner={pruner}", "search.prune_after=1", "trainer.max_epochs=8", "hydra.launcher.workers=1")
+    outcome = sweep(f"optimizer.lr={rates}", *options, change=change)
+    assert outcome.code == 0, outcome.errors
+    by_rate = {row["optimizer.lr"]: row for row in ledger(tmp_path)}
+    pruned = {rate for rate, row in by_rate.items() if row["status"] == "pruned"}
+    assert pruned & {"1e-09", "2e-09", "3e-09", "4e-09"}
+    assert "0.003" not in pruned
+    assert all(int(by_rate[rate]["epochs"]) < 8 for rate in pruned)
+
+
+@pytest.mark.slow
+def test_over_seeds_a_trial_that_is_clearly_worse_is_not_tried_with_all(sweep, tmp_path: Path) -> None:
+    options = ("search=random", "search.n_trials=3", "search.pruner=wilcoxon", "~search.space", "+search.space={}")
+    swept = ("optimizer.lr=choice(0.0003,1e-9)", "seed=0,1,2,3,4,5,6,7", "data.train_size=100")
+    outcome = sweep(*options, *swept, tiny=(*TINY, "hydra.launcher.workers=1"))
+    assert outcome.code == 0, outcome.errors
+    seeds = Counter(row["optimizer.lr"] for row in ledger(tmp_path))
+    assert seeds["0.0003"] == 8
+    assert 4 <= seeds["1e-09"] < 8
+    assert [trial.state.name for trial in study(tmp_path).trials].count("PRUNED") >= 1
 
 
 @pytest.mark.slow

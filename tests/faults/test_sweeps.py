@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +107,38 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(sweep, tmp_path: Path) -> N
     chosen = [path.parent.name for path in (tmp_path / "sweep").glob("*/run.json") if "test/loss" in path.read_text()]
     assert len(chosen) == 6  # the seeds alone differ: one configuration, whose test split is read once each
     assert len(twice) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.fault("G6")
+@pytest.mark.fault("G7")
+def test_a_sweep_killed_at_three_random_moments_ends_as_if_left_alone(sweep, tmp_path: Path) -> None:
+    swept = ("optimizer.lr=1e-3,3e-3", "seed=0,1,2", "model.dropout=0.2", "trainer.max_epochs=4")
+    path = script(tmp_path, AT_EPOCH + "\ndef at_epoch(trainer): time.sleep(0.5)\nprint('job begins', flush=True)")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    draw, left_alone = random.Random(0), {}
+    for jobs in (0, 1, 3):  # at least, so that some have ended and some have not on any machine
+        words = [sys.executable, str(path), "-m", *TINY, "search.dir=sweep", *swept]
+        process = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+        before, deadline = begun(tmp_path).total(), time.monotonic() + 200
+        while (begun(tmp_path).total() == before or finished(tmp_path) < jobs) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0, 2))
+        process.kill()
+        process.wait()
+        assert all(begun(tmp_path)[name] == count for name, count in left_alone.items())
+        left_alone = {
+            p.parent.name: begun(tmp_path)[p.parent.name] for p in (tmp_path / "sweep").glob("*/run.json") if done(p)
+        }
+    assert 0 < len(left_alone) < 6
+    assert sweep(*swept).code == 0
+    killed, runs = ledger(tmp_path), sorted(path.parent.name for path in (tmp_path / "sweep").glob("*/run.json"))
+    shutil.move(tmp_path / "sweep", tmp_path / "killed")
+    assert sweep(*swept).code == 0
+    assert runs == sorted(path.parent.name for path in (tmp_path / "sweep").glob("*/run.json"))
+    for row in [*killed, *(straight := ledger(tmp_path))]:
+        del row["seconds"], row["share"]
+    assert killed == straight
 
 
 def done(path: Path) -> bool:
