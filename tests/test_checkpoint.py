@@ -319,3 +319,14 @@ def test_run_resumed_within_an_epoch_sees_the_batches_that_were_left(tmp_path):
     rest = watch(tmp_path / "cut", resume=tmp_path / "cut" / "last.ckpt")
     assert [(epoch, batch) for epoch, batch, _ in rest] == [(1, 2), (1, 3)]
     assert rest == whole[6:]
+
+
+def test_what_was_kept_is_known_to_the_last_detail_after_a_resume(tmp_path: Path) -> None:
+    before, after = (checkpoints(tmp_path, "val/accuracy", "max")[0] for _ in range(2))
+    path = str(tmp_path / "best.ckpt")
+    before.best_model_path = before.kth_best_model_path = path
+    before.best_k_models = {path: torch.tensor(0.75)}
+    before.best_model_score, before.kth_value, before.current_score = torch.tensor([0.75, 0.75, 0.5])
+    AtomicCheckpointIO().save_checkpoint({}, path)
+    after.load_state_dict(before.state_dict())
+    assert after.state_dict() == before.state_dict()

@@ -157,7 +157,8 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any, Any]:
         try:
             known = data.task_arguments if data else {"classes": ["no", "yes"], "class_counts": [1, 1]}
             task = build(cfg.task, **fitting(cfg.task, known))
-            monitor_direction(cfg.monitor or task.monitor, task)
+            if not any(problem.startswith("monitor") for problem in problems):
+                monitor_direction(cfg.monitor or task.monitor, task)
         except UserError as error:
             problems += error.problems
     if problems:

@@ -115,6 +115,7 @@ def try_overrides(run_task: Callable, numbers: range) -> None:
         ["~optimizer._target_"],
         ["~run.dir"],
         ["~logger"],
+        ["monitor=nan"],
         ["seed=" + "9" * 5000],
         ["seed=" + "f" * 5000],
         ["hydra.run.dir=/proc/x"],

@@ -120,6 +120,7 @@ class KeptCheckpoint(ModelCheckpoint):
         moved = {key: self._here(state[key]) for key in paths}
         kept = {self._here(path): score for path, score in state["best_k_models"].items()}
         super().load_state_dict(state | moved | {"dirpath": self.dirpath, "best_k_models": kept})
+        self.current_score = state["current_score"]  # of the last epoch that was kept, which Lightning forgets
 
     def _here(self, path: str) -> str:
         return str(Path(self.dirpath) / Path(path).name) if path else path
