@@ -35,7 +35,7 @@ def test_a_launcher_of_hydras_runs_the_same_jobs_into_the_same_ledger(sweep, tmp
 def test_ray_tune_ends_by_asha_what_is_worse_and_the_study_knows(sweep, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="pip install .[ray]")
     rates = ",".join(["3e-3", "2e-3", "4e-3", "5e-3", "1e-9", "2e-9"])
-    options = ("search.prune_after=1", "search.n_trials=6", "trainer.max_epochs=5", "~search.space", "+search.space={}")
+    options = ("search.prune_after=1", "search.n_trials=6", "trainer.max_epochs=5")
     change = AT_EPOCH + "\ndef at_epoch(trainer): time.sleep(1)\n"
     outcome = sweep("search=asha", *options, f"optimizer.lr=choice({rates})", change=change)
     assert outcome.code == 0, outcome.printed + outcome.errors

@@ -74,7 +74,7 @@ def test_each_job_has_cores_and_a_process_group_of_its_own(sweep, tmp_path: Path
 
 def test_a_sampler_tries_the_defaults_first_and_each_trial_over_all_seeds(sweep, tmp_path: Path) -> None:
     swept = ("optimizer.lr=tag(log,interval(1e-4,1e-2))", "freezing=none,gradual", "seed=0,1")
-    outcome = sweep("search=random", "search.n_trials=3", "~search.space", "+search.space={}", *swept)
+    outcome = sweep("search=random", "search.n_trials=3", *swept)
     assert outcome.code == 0, outcome.errors
     first, *others = study(tmp_path).trials
     assert first.params == {"optimizer.lr": 3e-4, "freezing": "gradual"}
@@ -82,7 +82,7 @@ def test_a_sampler_tries_the_defaults_first_and_each_trial_over_all_seeds(sweep,
     assert len(ledger(tmp_path)) == 6
     values = [float(row["objective"]) for row in ledger(tmp_path) if row["optimizer.lr"] == "0.0003"]
     assert first.value == pytest.approx(sum(values) / 2)
-    more = sweep("search=random", "search.n_trials=4", "~search.space", "+search.space={}", *swept)
+    more = sweep("search=random", "search.n_trials=4", *swept)
     assert more.code == 0
     assert len(study(tmp_path).trials) == 4  # and not seven
 
@@ -123,7 +123,7 @@ def test_rungs_end_what_is_worse_at_the_same_epoch(sweep, tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_over_seeds_a_trial_that_is_clearly_worse_is_not_tried_with_all(sweep, tmp_path: Path) -> None:
-    options = ("search=random", "search.n_trials=3", "search.pruner=wilcoxon", "~search.space", "+search.space={}")
+    options = ("search=random", "search.n_trials=3", "search.pruner=wilcoxon")
     swept = ("optimizer.lr=choice(0.0003,1e-9)", "seed=0,1,2,3,4,5,6,7", "data.train_size=100")
     outcome = sweep(*options, *swept, tiny=(*TINY, "hydra.launcher.workers=1"))
     assert outcome.code == 0, outcome.errors
@@ -154,6 +154,27 @@ def test_a_server_that_is_down_is_waited_for_once_and_each_run_is_its_own(sweep,
     ids = {path.read_text() for path in (tmp_path / "sweep").glob("*/wandb/id")}
     assert len(ids) == 3
     assert all(path.read_text().startswith("offline") for path in (tmp_path / "sweep" / "logs").glob("*.txt"))
+
+
+OWN = {"optimizer.lr", "optimizer.weight_decay", "optimizer.layer_decay", "freezing"}  # of search=random
+
+
+@pytest.mark.parametrize(
+    ("words", "swept"),
+    [
+        ([], OWN),
+        (["seed=0,1"], OWN),
+        (["freezing=none"], OWN - {"freezing"}),
+        (["optimizer.weight_decay=choice(0,0.1)"], {"optimizer.weight_decay"}),
+        (["seed=0,1", "data.batch_size=8,16", "freezing=none,gradual"], {"data.batch_size", "freezing"}),
+    ],
+)
+def test_what_the_command_line_sweeps_is_swept_and_else_what_the_search_says(sweep, monkeypatch, words, swept) -> None:
+    found = []
+    monkeypatch.setattr("thaw.search.run.run_sweep", lambda folder, search, space, *_: found.append(space) or 0)
+    assert sweep("search=random", *words).code == 0
+    assert found[0].dimensions.keys() == swept
+    assert found[0].seeds == (("0", "1") if "seed=0,1" in words else ())
 
 
 # The study itself
@@ -268,7 +289,7 @@ def test_of_a_grid_each_point_is_tried_once_however_often_it_is_gone_on_with(tmp
 
 
 def test_two_trials_with_the_same_values_share_one_job(sweep, tmp_path: Path) -> None:
-    few = ("~search.space", "+search.space={}", "seed=0", "freezing=none,linear_probe")
+    few = ("seed=0", "freezing=none,linear_probe")
     outcome = sweep("search=random", "search.n_trials=4", *few, change="print('job begins', flush=True)")
     assert outcome.code == 0, outcome.errors
     assert len(study(tmp_path).trials) == 4

@@ -22,7 +22,7 @@ from test_sweeps import finished
 from thaw.search.study import storage_at
 
 QUICK = ("trainer.max_epochs=1", "data.train_size=60", "logger=none", "hydra.launcher.workers=1", "search.dir=sweep")
-RANDOM = ("search=random", "search.n_trials=40", "~search.space", "+search.space={}")
+RANDOM = ("search=random", "search.n_trials=40")
 
 
 def programs() -> Path | None:

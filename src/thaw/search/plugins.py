@@ -84,7 +84,7 @@ class Batches:
 
 
 class Sweep(Sweeper):
-    """Tries what the command line and `search.space` give several values."""
+    """Tries what the command line gives several values, or `search.space` where it gives none."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
@@ -122,7 +122,9 @@ class Sweep(Sweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = parser.parse_overrides(list(arguments))
         keys = {override.get_key_element() for override in given}
-        written = [f"{key}={values}" for key, values in search.space.items() if key not in keys]
+        swept = {override.get_key_element() for override in given if override.is_sweep_override()}
+        space = {} if swept - {"seed"} else search.space
+        written = [f"{key}={values}" for key, values in space.items() if key not in keys]
         return Space.of([*given, *parser.parse_overrides(written)], grid=search.sampler == "grid")
 
     def _checked(self, search: Search, space: Space) -> tuple[DictConfig, Any, str]:

@@ -27,7 +27,7 @@ class Search:
 
     Args:
         dir: where it writes; None takes a folder below `runs/sweeps`, named by what is swept.
-        space: setting → values, written as in an override; the command line's go before them.
+        space: setting → values, written as in an override, where the command line sweeps nothing but the seed.
         sampler: what chooses the next values. `gp`: Gaussian processes; `tpe`: arXiv:2304.11127; `cmaes`: numbers only.
         n_trials: how many are to be finished; None takes all combinations of a grid.
         n_random: how many are drawn at random before the sampler learns from them.
