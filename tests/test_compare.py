@@ -59,6 +59,17 @@ def test_a_summary_calls_configurations_by_their_rows(rows: list[Row]) -> None:
     assert any(line.startswith("- 1 beats 2 by 0.1 ± 0.02") for line in said)
 
 
+def test_the_best_is_held_against_the_configuration_as_it_was(tmp_path: Path) -> None:
+    for seed in range(3):
+        for rate in range(1, 7):
+            run(tmp_path, 0.9 - rate / 100 + (seed - 1) * (rate - 3) / 20, seed, f"lr={rate}")
+    said = report.summary(read_rows([tmp_path]), {"lr": "6"})
+    assert "- 6 is the configuration as it was: val/accuracy 0.8400 ± 0.3726." in said
+    assert any(line.startswith("- 1 and 6 are within seed noise") for line in said)
+    assert "- It is the configuration as it was before the sweep." in report.summary(read_rows([tmp_path]), {"lr": "1"})
+    assert not [line for line in report.summary(read_rows([tmp_path]), {"lr": "7"}) if "as it was" in line]
+
+
 def test_what_the_seeds_move_as_much_is_called_noise(tmp_path: Path) -> None:
     for seed, (a, b) in enumerate([(0.90, 0.80), (0.80, 0.90), (0.85, 0.84)]):
         run(tmp_path, a, seed, "lr=1")

@@ -34,6 +34,7 @@ def test_the_same_command_runs_nothing_twice_and_one_configuration_reads_the_tes
     assert {row["optimizer.lr"] for row in rows if row["test/accuracy"]} == {best}
     assert sum(bool(row["test/accuracy"]) for row in rows) == 2
     assert "The test split was read by 2 of the runs" in outcome.printed
+    assert "as it was" not in outcome.printed  # its rate is another
     logs = {path: path.read_text() for path in (tmp_path / "sweep" / "logs").glob("*.txt")}
     assert sorted(text.count("job begins") for text in logs.values()) == [1, 1, 2, 2]
     again = sweep("optimizer.lr=1e-4,3e-3", "seed=0,1", change=change)
@@ -78,6 +79,7 @@ def test_a_sampler_tries_the_defaults_first_and_each_trial_over_all_seeds(sweep,
     assert outcome.code == 0, outcome.errors
     first, *others = study(tmp_path).trials
     assert first.params == {"optimizer.lr": 3e-4, "freezing": "gradual"}
+    assert "the configuration as it was" in outcome.printed
     assert len({trial.params["optimizer.lr"] for trial in others} | {3e-4}) == 3
     assert len(ledger(tmp_path)) == 6
     values = [float(row["objective"]) for row in ledger(tmp_path) if row["optimizer.lr"] == "0.0003"]

@@ -115,8 +115,8 @@ class Sweep(Sweeper):
             workers = self.launcher.processes(base.trainer.get("devices"), environment)
         else:
             workers = Batches(self.launcher, 8)
-        first = [self._default(space)] if search.defaults_first else []
-        sys.exit(run_sweep(folder, search, space, workers, monitor, mode, first, shlex.join(["python", *sys.argv])))
+        command = shlex.join(["python", *sys.argv])
+        sys.exit(run_sweep(folder, search, space, workers, monitor, mode, self._default(space), command))
 
     def _space(self, arguments: Sequence[str], search: Search) -> Space:
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)

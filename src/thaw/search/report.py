@@ -4,7 +4,8 @@ import base64
 import html
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -18,17 +19,27 @@ from thaw.search.ledger import Row, write_csv
 MOST_SHOWN = 50  # configurations in results.md and on the page; results.csv has all
 
 
-def write(folder: Path, rows: Sequence[Row], study: optuna.Study | None = None, title: str = "Runs") -> None:
-    """Write the three files into a folder; the pictures of the search need its study."""
+def write(
+    folder: Path,
+    rows: Sequence[Row],
+    study: optuna.Study | None = None,
+    title: str = "Runs",
+    default: Mapping[str, str] | None = None,
+) -> None:
+    """Write the three files into a folder; the pictures of the search need its study.
+
+    Args:
+        default: setting → value of what is swept, in the configuration as it is.
+    """
     write_csv(folder / "results.csv", rows)
-    lines = summary(rows)
+    lines = summary(rows, default)
     with replacing(folder / "results.md") as file:
         file.write("\n".join([f"# {title}", "", *lines, ""]))
     with replacing(folder / "report.html") as file:
-        file.write(_page(title, rows, study))
+        file.write(_page(title, rows, study, default))
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
+def summary(rows: Sequence[Row], default: Mapping[str, str] | None = None) -> list[str]:
     """The table of configurations, the best first, what can be said of the best, and what has failed, as Markdown."""
     monitor, mode = next(((row.monitor, row.mode) for row in rows if row.monitor), ("", "max"))
     order = ranked(folded(rows), monitor, mode)
@@ -37,7 +48,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     lines += ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in cells[:MOST_SHOWN]]
     if len(cells) > MOST_SHOWN:
         lines.append(f"\n{len(cells) - MOST_SHOWN} more in results.csv.")
-    lines += ["", *conclusions(order, rows, monitor, mode)]
+    lines = lines * bool(cells) + ["", *conclusions(order, rows, monitor, mode, default)]
     for row in rows:
         if row.status == "failed":
             settings = " ".join(f"{key}={short(value)}" for key, value in row.settings.items())
@@ -45,24 +56,47 @@ def summary(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def conclusions(order: Sequence[Configuration], rows: Sequence[Row], monitor: str, mode: str) -> list[str]:
+def conclusions(
+    order: Sequence[Configuration],
+    rows: Sequence[Row],
+    monitor: str,
+    mode: str,
+    default: Mapping[str, str] | None = None,
+) -> list[str]:
     """What the figures allow to say."""
-    counts = {status: sum(row.status == status for row in rows) for status in ("finished", "pruned", "failed")}
-    read = sum(row.read_test for row in rows)
-    lines = [
-        f"- {len(rows)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count) + ".",
-        f"- Chosen by {monitor} of the best epoch. The test split was read by {read} of the runs.",
-    ]
+    counts = ", ".join(f"{count} {status}" for status, count in Counter(row.status for row in rows).items())
+    lines = [f"- {len(rows)} run{'s' * (len(rows) != 1)}: {counts}."]
     if order:
-        best = order[0]
+        best, read = order[0], sum(row.read_test for row in rows)
+        lines.append(f"- Chosen by {monitor} of the best epoch. The test split was read by {read} of the runs.")
         test = sorted({name for row in best.rows.values() for name in row.metrics if name.startswith("test/")})
         measured = ", ".join(f"{name} {cell(best.values(name))}" for name in test)
         lines.append(f"- Best, 1: {best.name}: {monitor} {cell(best.values(monitor))}{measured and ', '}{measured}.")
-        pairs = [(number, other) for number, other in enumerate(order[1:4], 2) if difference(best, other, monitor)]
-        lines += [f"- {verdict(best, other, monitor, mode, ('1', str(number)))}" for number, other in pairs]
+        own = _number_of(default, order)
+        if own == 1:
+            lines.append("- It is the configuration as it was before the sweep.")
+        elif own:
+            lines.append(f"- {own} is the configuration as it was: {monitor} {cell(order[own - 1].values(monitor))}.")
+        compared = sorted({2, 3, 4, own or 2} - {1})
+        pairs = [(number, order[number - 1]) for number in compared if number <= len(order)]
+        lines += [
+            f"- {verdict(best, other, monitor, mode, ('1', str(number)))}"
+            for number, other in pairs
+            if difference(best, other, monitor)
+        ]
         if len(order) > 1 and len(best.rows) < 2:
             lines.append("- One seed each: how much of their order is chance is not known. Write seed=0,1,2.")
     return lines
+
+
+def _number_of(default: Mapping[str, str] | None, order: Sequence[Configuration]) -> int | None:
+    """Which of the configurations, from 1 on, is the one as it was; None where it was not tried."""
+    found = (
+        number
+        for number, configuration in enumerate(order, 1)
+        if default and all(configuration.settings.get(key, value) == value for key, value in default.items())
+    )
+    return next(found, None)
 
 
 def _table(order: Sequence[Configuration], rows: Sequence[Row], monitor: str) -> tuple[list[str], list[list[str]]]:
@@ -79,12 +113,12 @@ def _table(order: Sequence[Configuration], rows: Sequence[Row], monitor: str) ->
     return ["", *keys, monitor, *tests, "seeds", "seconds", "of all"], cells
 
 
-def _page(title: str, rows: Sequence[Row], study: optuna.Study | None) -> str:
+def _page(title: str, rows: Sequence[Row], study: optuna.Study | None, default: Mapping[str, str] | None) -> str:
     monitor, mode = next(((row.monitor, row.mode) for row in rows if row.monitor), ("", "max"))
     order = ranked(folded(rows), monitor, mode)
     head, cells = _table(order, rows, monitor)
     said = "".join(
-        f"<li>{html.escape(line.removeprefix('- '))}</li>" for line in conclusions(order, rows, monitor, mode)
+        f"<li>{html.escape(line.removeprefix('- '))}</li>" for line in conclusions(order, rows, monitor, mode, default)
     )
     table = _html_table(head, cells[:MOST_SHOWN])
     failed = [[row.folder.name, row.reason, row.command] for row in rows if row.status == "failed"]

@@ -33,13 +33,17 @@ def run_sweep(
     workers: Workers,
     monitor: str,
     mode: Literal["min", "max"],
-    first: Sequence[Mapping[str, Any]],
+    default: Mapping[str, Any],
     command: str,
 ) -> int:
-    """Run it; the exit code: 0, 1 where all trials failed, 3 where some did, 130 after Ctrl-C."""
+    """Run it; the exit code: 0, 1 where all trials failed, 3 where some did, 130 after Ctrl-C.
+
+    Args:
+        default: what the configuration has where nothing is swept, of the dimensions in which it lies.
+    """
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     address = search.storage or f"sqlite:///{folder / 'study.db'}"
-    trials = Trials(folder.name, address, search, space, mode, first)
+    trials = Trials(folder.name, address, search, space, mode, [default] if search.defaults_first else [])
     say(f"Sweep: {escape(str(folder))}, {trials.n_trials} trials, {workers.free} at a time.")
     screen = Screen(trials, monitor, mode)
 
@@ -53,12 +57,14 @@ def run_sweep(
         if not sweep.interrupted:
             read_test(sweep, mode)
     rows = ledger(sweep)
-    report.write(folder, rows, trials.study, title=folder.name)
+    own = {key: default.get(key) for key in space.dimensions if key != "seed"}
+    told = None if None in own.values() else space.texts(own)
+    report.write(folder, rows, trials.study, folder.name, told)
     with replacing(folder / "sweep.json") as file:
         json.dump(
             {"command": redacted(command), "monitor": monitor, "mode": mode, "trials": trials.n_trials}, file, indent=2
         )
-    for line in report.summary(rows):
+    for line in report.summary(rows, told):
         say(escape(line))
     say(f"Ledger: {escape(str(folder))}/results.csv, results.md, report.html")
     if sweep.interrupted:

@@ -80,9 +80,13 @@ class Space:
         for number in range(max(map(len, ends.values()), default=0)):
             yield {key: values[number % len(values)] for key, values in ends.items()}
 
+    def texts(self, point: Mapping[str, Any]) -> dict[str, str]:
+        """The values of a point as an override has them."""
+        return {key: repr(value) if isinstance(value, float) else str(value) for key, value in point.items()}
+
     def overrides(self, point: Mapping[str, Any], seed: str | None = None) -> list[str]:
         """The overrides of a job at a point of the space."""
-        values = [f"{key}={_text(value)}" for key, value in point.items()]
+        values = [f"{key}={text}" for key, text in self.texts(point).items()]
         return [*self.fixed, *values, *([f"seed={seed}"] if seed is not None else [])]
 
 
@@ -138,7 +142,3 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     return [distribution.low, distribution.high]
-
-
-def _text(value: Any) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
