@@ -96,6 +96,7 @@ def table(path: Path) -> list[dict[str, float]]:
     return list(rows.values())
 
 
+@pytest.mark.fault("A2")
 @pytest.mark.parametrize(
     "kill",
     [
@@ -115,6 +116,7 @@ def test_a_run_killed_anywhere_ends_as_if_left_alone(killed, kill: Signal) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.fault("A2")
 @pytest.mark.parametrize(
     ("options", "number"),
     [
@@ -141,6 +143,7 @@ def test_whatever_is_chosen(killed, options: tuple[str, ...], number: int) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.fault("A2")
 @pytest.mark.parametrize("options", [("data.max_tokens=96",), ("data.streaming=true", "data.train_size=40")])
 def test_text_by_length_and_as_a_stream(killed, tmp_path: Path, options: tuple[str, ...]) -> None:
     root = write_splits(tmp_path / "data", sentences(80))
