@@ -41,9 +41,12 @@ def advice(settings: Mapping[str, Any], settled: Mapping[str, Any]) -> list[str]
     halves = {name: value // 2 if isinstance(value, int) else value / 2 for name, value in sizes.items() if value}
     possible = {
         f"data.batch_size={half} trainer.accumulate_grad_batches={parts} (as many samples a step)": (batch or 2) > 1,
+        "model.gradient_checkpointing=true (activations are computed twice)": (
+            settings.get("model", {}).get("gradient_checkpointing") is False
+        ),
+        "freezing=linear_probe (the head alone trains)": settings.get("freezing", {}).get("n", 1) != 0,
         "trainer.precision=bf16-mixed": precision in (None, "32-true", 32, "32"),
         **{f"data.{name}={value}": True for name, value in halves.items()},
-        "freezing=linear_probe (the head alone trains)": settings.get("freezing", {}).get("n", 1) != 0,
         "data.num_workers=0 (fewer processes)": data.get("num_workers") != 0,
         "optimizer=sgd (no second moments)": True,
     }

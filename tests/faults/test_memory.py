@@ -109,14 +109,22 @@ def test_a_process_at_its_limit_says_so(tmp_path: Path, allocation: str) -> None
             {"data": {"batch_size": 8, "max_length": 512}, "trainer": {"accumulate_grad_batches": 3}},
             "data.batch_size=4 ",
         ),
-        ({"data": {"batch_size": 1, "image_size": 224}, "trainer": {"precision": "16-mixed"}}, "data.image_size=112"),
+        (
+            {"data": {"batch_size": 1, "image_size": 224}, "trainer": {"precision": "16-mixed"}},
+            "freezing=linear_probe",
+        ),
+        (
+            {"data": {"batch_size": 1}, "model": {"gradient_checkpointing": False}},
+            "model.gradient_checkpointing=true",
+        ),
+        ({"data": {"batch_size": 1}, "model": {"gradient_checkpointing": True}}, "freezing=linear_probe"),
     ],
 )
 def test_advice_is_never_what_is_done_already(settings, first: str) -> None:
     lines = memory.advice(settings | {"freezing": {"n": 1}}, {})
     assert len(lines) == 4
     assert lines[1].strip().startswith(first)
-    assert "accumulate_grad_batches=6" in lines[1] or "batches" not in settings["trainer"]
+    assert "accumulate_grad_batches=6" in lines[1] or "batches" not in str(settings.get("trainer"))
 
 
 @pytest.mark.parametrize("error", [ValueError("out of memory"), RuntimeError("mat1 and mat2 shapes"), KeyError("x")])

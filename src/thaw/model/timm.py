@@ -18,6 +18,7 @@ from torch import nn
 
 from thaw.errors import UserError, did_you_mean
 from thaw.model import glyphs  # noqa: F401  (registers resnet_glyphs with timm)
+from thaw.model.gradient_checkpointing import checkpoint_activations
 from thaw.model.hub import from_cache_or_hub
 from thaw.model.network import Head, Network
 
@@ -53,6 +54,7 @@ def timm_network(
     std: list[float] | None = None,
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "random"] | None = None,
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None,
+    gradient_checkpointing: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Network:
     """A timm model without its classifier, under a new head of dropout and one linear layer.
@@ -66,6 +68,7 @@ def timm_network(
         in_channels: None takes the model's own; another count is adapted from the pretrained filters as timm does.
         image_size: pixels a side; None takes the model's own.
         mean, std, interpolation, crop_pct: None takes the model's own preprocessing.
+        gradient_checkpointing: compute activations anew in the backward pass: less memory for more time.
         options: further keyword arguments of the timm model, e.g. `{pad_type: same}`.
 
     Raises:
@@ -79,6 +82,8 @@ def timm_network(
         arguments["img_size"] = image_size
     arguments["in_chans"] = in_channels or config.input_size[0]
     body = _body(name, config, weights, arguments)
+    if gradient_checkpointing:
+        checkpoint_activations(body, name)
 
     own = resolve_model_data_config(body)
     preprocessing = {

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from thaw.errors import UserError
 from thaw.model.example import assert_blind_to_padding, assert_predicts, run, text_example
+from thaw.model.gradient_checkpointing import checkpoint_activations
 from thaw.model.image_processor import image_preprocessing
 from thaw.model.layer_groups import layer_groups
 from thaw.model.network import Head, Network, Steps
@@ -63,6 +64,7 @@ def transformers_network(
     head: Literal["new", "pretrained"] = "new",
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
     blocks: Annotated[str, AfterValidator(_regular_expression)] | None = None,
+    gradient_checkpointing: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Network:
     """A transformer without its own head (of an encoder-decoder the encoder), under a new head of one linear layer.
@@ -76,6 +78,7 @@ def transformers_network(
         head: `new`, or `pretrained` for the checkpoint's own head of causal language modelling, for each token.
         dropout: share of the new head's inputs dropped in training.
         blocks: a regular expression for the names of the blocks, where the largest list of equal modules is not it.
+        gradient_checkpointing: compute activations anew in the backward pass: less memory for more time.
         options: fields of the model's configuration that shall differ, e.g. `{attention_dropout: 0.1}`.
 
     Raises:
@@ -116,6 +119,8 @@ def transformers_network(
     body.train(False)
     outputs: list[Any] = []
     groups = layer_groups(body, inner, lambda: outputs.append(run(body, example, kind)), kind, blocks)
+    if gradient_checkpointing:
+        checkpoint_activations(inner, name)
     if tokenizer:
         assert_blind_to_padding(body, example, kind)
     if causal:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -70,6 +70,13 @@ class Processes:
         process.start()
         theirs.close()
         self.jobs[name] = Job(process, slot, ours)
+
+    def wait(self, seconds: float) -> None:
+        """Until a job ends, but no longer than this."""
+        if self.jobs:
+            wait([job.process.sentinel for job in self.jobs.values()], seconds)
+        else:
+            time.sleep(seconds)
 
     def ended(self) -> dict[str, int]:
         """Exit codes of the jobs that have ended since the last call; minus the signal where one has killed them."""

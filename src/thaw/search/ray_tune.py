@@ -154,7 +154,7 @@ def _job(
         processes.start(name, config["words"], folder / "logs" / f"{name}.txt")
         codes: dict[str, int] = {}
         while not codes:
-            time.sleep(LOOK_EVERY)
+            processes.wait(LOOK_EVERY)
             codes = processes.ended()
             history = (read_record(folder / name) or {}).get("history", [])
             for epoch, value in list(enumerate(history, 1))[told:]:

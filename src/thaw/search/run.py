@@ -119,7 +119,7 @@ def read_test(sweep: Sweep, mode: str) -> None:
                 if code:
                     say(f"[yellow]The test split could not be read: {escape(why(sweep.folder, name, code))}.[/]")
             sweep.tell(sweep)
-            time.sleep(LOOK_EVERY)
+            sweep.workers.wait(LOOK_EVERY)
     except KeyboardInterrupt:
         sweep.interrupted = True
     finally:

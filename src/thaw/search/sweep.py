@@ -3,7 +3,6 @@
 import math
 import signal
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from thaw.run.run import read_record
 from thaw.search.space import Space, directory, job_name
 from thaw.search.study import Trials
 
-# Seconds between two looks at what runs.
-LOOK_EVERY = 0.2
+# Seconds between two looks at what runs; a job that ends is seen at once.
+LOOK_EVERY = 1.0
 
 
 class Workers(Protocol):
@@ -29,6 +28,8 @@ class Workers(Protocol):
     def free(self) -> int: ...
 
     def start(self, name: str, overrides: Sequence[str], log: Path) -> None: ...
+
+    def wait(self, seconds: float) -> None: ...
 
     def ended(self) -> dict[str, int]: ...
 
@@ -95,7 +96,7 @@ class Sweep:
 
     def _work(self) -> None:
         while self._step():
-            time.sleep(LOOK_EVERY)
+            self.workers.wait(LOOK_EVERY)
 
     def look(self) -> None:
         """Say that the running trials are worked on, and show how far all are."""
