@@ -14,7 +14,8 @@ def sampler(search: Search, seed: int) -> BaseSampler:
         case "gp":
             return GPSampler(seed=seed, n_startup_trials=search.n_random)
         case "cmaes":
-            return CmaEsSampler(seed=seed, n_startup_trials=search.n_random)
+            pruned = search.pruner != "none"
+            return CmaEsSampler(seed=seed, n_startup_trials=search.n_random, consider_pruned_trials=pruned)
     return RandomSampler(seed=seed)
 
 

@@ -7,10 +7,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import optuna
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from thaw.run.unfinished import replacing
 from thaw.search.compare import Configuration, cell, difference, folded, ranked, short, verdict
@@ -156,8 +158,8 @@ def _pictures(rows: Sequence[Row], study: optuna.Study | None, monitor: str) -> 
         pictures += [
             ("History", lambda: drawn.plot_optimization_history(study, target_name=monitor).figure),
             ("Importances (fANOVA)", lambda: drawn.plot_param_importances(study, target_name=monitor).figure),
-            ("Parallel coordinates", lambda: drawn.plot_parallel_coordinate(study, target_name=monitor).figure),
-            ("Slices", lambda: _first(drawn.plot_slice(study, target_name=monitor)).figure),
+            ("Parallel coordinates", lambda: _plain(drawn.plot_parallel_coordinate(study, target_name=monitor))),
+            ("Slices", lambda: _plain(drawn.plot_slice(study, target_name=monitor))),
         ]
     parts = []
     for name, draw in pictures:
@@ -192,5 +194,11 @@ def learning_curves(rows: Sequence[Row], monitor: str) -> Figure:
     return figure
 
 
-def _first(axes: object) -> object:
-    return axes if hasattr(axes, "figure") else next(iter(axes.flat))
+def _plain(axes: Any) -> Figure:
+    """Optuna's picture without the lines and labels that lie over one another in it."""
+    figure = (axes if hasattr(axes, "figure") else next(iter(axes.flat))).figure
+    for each in figure.axes:
+        each.grid(False)
+        if each.get_xscale() == "log":
+            each.xaxis.set_minor_formatter(NullFormatter())
+    return figure

@@ -28,7 +28,8 @@ class Search:
     Args:
         dir: where it writes; None takes a folder below `runs/sweeps`, named by what is swept.
         space: setting → values, written as in an override, where the command line sweeps nothing but the seed.
-        sampler: what chooses the next values. `gp`: Gaussian processes; `tpe`: arXiv:2304.11127; `cmaes`: numbers only.
+        sampler: what chooses the next values. `tpe`: arXiv:2304.11127; `gp`: Gaussian processes, which learn nothing
+            from what was pruned; `cmaes`: numbers only.
         n_trials: how many are to be finished; None takes all combinations of a grid.
         n_random: how many are drawn at random before the sampler learns from them.
         defaults_first: whether the configuration as it is, where it lies in the space, is tried before all.

@@ -3,6 +3,7 @@
 import math
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from thaw.run.run import read_record
 from thaw.search.space import Space, directory, job_name
 from thaw.search.study import Trials
 
-# Seconds between two looks at what runs; a job that ends is seen at once.
-LOOK_EVERY = 1.0
+# Seconds between two looks at the epochs of what runs, and at the study; a job that ends is seen at once.
+LOOK_EVERY, TELL_EVERY = 0.1, 1.0
 
 
 class Workers(Protocol):
@@ -77,6 +78,7 @@ class Sweep:
         self.space: Space = trials.space
         self.running: list[Running] = []
         self.interrupted = False
+        self._looked = 0.0
 
     def run(self) -> None:
         """Until all trials have ended, or Ctrl-C or SIGTERM: then running jobs save their state first."""
@@ -98,18 +100,21 @@ class Sweep:
         while self._step():
             self.workers.wait(LOOK_EVERY)
 
-    def look(self) -> None:
-        """Say that the running trials are worked on, and show how far all are."""
-        self.trials.tend([running.trial for running in self.running])
-        self.tell(self)
+    def look(self, at_once: bool = False) -> None:
+        """Say that the running trials are worked on, and show how far all are; now, or when it is time again."""
+        if at_once or time.monotonic() - self._looked > TELL_EVERY:
+            self._looked = time.monotonic()
+            self.trials.tend([running.trial for running in self.running])
+            self.tell(self)
 
     def _step(self) -> bool:
-        self._told(self.workers.ended())
+        ended = self.workers.ended()
+        self._told(ended)
         for running in list(self.running):
             self._compare_epochs(running)
         while self.workers.free and self._start():
             pass
-        self.look()
+        self.look(at_once=bool(ended))
         return bool(self.running) or self.trials.open > 0
 
     def _start(self) -> bool:
