@@ -218,6 +218,7 @@ def test_a_study_that_cannot_be_written_is_told_and_what_has_finished_stays(swee
     assert json.loads(next((tmp_path / "sweep").glob("*/run.json")).read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("G8")
 def test_two_sweeps_share_one_study_and_no_trial_is_lost_or_doubled(tmp_path: Path) -> None:
     path = script(tmp_path, "")

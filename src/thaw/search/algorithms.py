@@ -25,7 +25,7 @@ def pruner(search: Search) -> BasePruner:
         case "median":
             return MedianPruner(n_startup_trials=5, n_warmup_steps=search.prune_after)
         case "halving":
-            return SuccessiveHalvingPruner(min_resource=search.prune_after)
+            return SuccessiveHalvingPruner(min_resource=search.prune_after, reduction_factor=3)
         case "hyperband":
             return HyperbandPruner(min_resource=search.prune_after)
         case "wilcoxon":

@@ -200,7 +200,7 @@ class Sweep:
             return
         name = next(iter(running.names.values()))  # of several seeds the first, as for all other trials
         history = (read_record(self.folder / name) or {}).get("history", [])
-        for epoch, value in list(enumerate(history))[running.reported :]:
+        for epoch, value in list(enumerate(history, 1))[running.reported :]:
             if value is not None:
                 running.trial.report(value, epoch)
         if len(history) > running.reported:
