@@ -172,7 +172,7 @@ def test_record_tells_the_command_and_what_it_ran_on(here, monkeypatch):
     assert datetime.fromisoformat(record["started"]).tzinfo is not None
     assert record["versions"]["python"] == sys.version.split()[0]
     assert {"torch", "lightning", "timm"} <= record["versions"].keys()
-    assert set(record["git"]) == {"commit", "dirty"}
+    assert set(record["git"]) == {"commit", "dirty", "changes"}
     assert record == run.record
 
 

@@ -107,6 +107,8 @@ def say_start(run: Run, precision: str, epochs: int, batching: str) -> None:
     afresh = ", afresh: there is no checkpoint to go on from" if run.resume == "auto" else ""
     again = f", going on from {escape(str(run.last))}" if run.last else afresh
     say(f"[bold]{escape(str(run.folder))}[/]: {epochs} epochs, {batching}, {precision}{again}")
+    if run.other_code:
+        say(f"[yellow]Gone on with other code: {escape('; '.join(run.other_code))}.[/]")
 
 
 def say_quality(quality: Quality) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,23 @@ def test_another_model_family_is_refused_before_training(run_train, stopped) -> 
     assert again.code == 2
     assert "model.name was resnet_glyphs, is now resnet18" in again.errors
     assert "epoch" not in again.printed
+
+
+@pytest.mark.fault("B13")
+def test_other_code_is_told(run_train, stopped, monkeypatch) -> None:
+    monkeypatch.setattr("thaw.run.run._git", lambda: {"commit": "a" * 40, "dirty": True, "changes": "1"})
+    stopped(1)
+    monkeypatch.setattr("thaw.run.run._git", lambda: {"commit": "b" * 40, "dirty": True, "changes": "2"})
+    monkeypatch.setattr("thaw.run.run.version", lambda package: "9.9" if package == "torch" else "0")
+    said = " ".join(run_train(*QUICK, "run.dir=runs/mine", "resume=must").printed.split())
+    assert f"torch was {version('torch')}, is now 9.9" in said
+    assert "Thaw was aaaaaaa, is now bbbbbbb; Thaw has other changes that are in no commit." in said
+
+
+@pytest.mark.fault("B13")
+def test_the_same_code_is_not_told(run_train, stopped) -> None:
+    stopped(1)
+    assert "other code" not in run_train(*QUICK, "run.dir=runs/mine", "resume=must").printed
 
 
 @pytest.mark.fault("B13")

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
@@ -151,7 +152,9 @@ class Run:
         self._before = self.record.get("seconds", 0.0)
         if self.leads:
             (self.folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
+        before = self.record
         self.update(status="running", reason=None, versions=_versions(), git=_git())
+        self.other_code = _other_code(before, self.record) if self.last else []
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -218,6 +221,15 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
+def _other_code(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a resumed run is computed with that it was not computed with before, in words."""
+    pairs = {name: (before.get("versions", {}).get(name), here) for name, here in now["versions"].items()}
+    pairs["Thaw"] = tuple((record.get("git", {}).get("commit") or "")[:7] for record in (before, now))
+    found = [f"{name} was {old}, is now {here}" for name, (old, here) in pairs.items() if old and old != here]
+    changes = [record.get("git", {}).get("changes") for record in (before, now)]
+    return found + ["Thaw has other changes that are in no commit"] * (changes[0] != changes[1])
+
+
 def _git() -> dict[str, Any]:
     def git(*arguments: str) -> str:
         root = Path(__file__).parent
@@ -227,6 +239,7 @@ def _git() -> dict[str, Any]:
         return {
             "commit": git("rev-parse", "--verify", "--quiet", "HEAD") or None,
             "dirty": bool(git("status", "--porcelain")),
+            "changes": hashlib.sha256(changes.encode()).hexdigest()[:12] if (changes := git("diff", "HEAD")) else None,
         }
     except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
+        return {"commit": None, "dirty": None, "changes": None}
