@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from sweeping import AT_EPOCH, TINY, ledger, sweep
 from thaw.search.settings import Search
 from thaw.search.space import Space
 from thaw.search.study import Trials
-from thaw.search.sweep import Sweep
+from thaw.search.sweep import Running, Sweep
 
 __all__ = ["sweep"]  # a fixture
 
@@ -261,6 +261,20 @@ def test_a_job_is_waited_for_while_somebody_holds_it_and_taken_from_a_computer_t
     lock.unlink(missing_ok=True)
     again._start()
     assert begun[0] == name
+
+
+def test_epochs_are_told_to_the_pruner_by_their_number_from_one_on_and_once(tmp_path: Path) -> None:
+    """So that `search.prune_after=2` lets a trial end after two epochs, and not after three."""
+    hand, told = trials(tmp_path, pruner="halving"), []
+    trial = SimpleNamespace(report=lambda value, epoch: told.append((epoch, value)), should_prune=lambda: False)
+    running = Running(trial, deque(), names={"": "job"})
+    (tmp_path / "job").mkdir()
+    sweep = Sweep(tmp_path, hand, SimpleNamespace(), "val/accuracy", lambda sweep: None)
+    for history in ([], [0.1, 0.2], [0.1, 0.2, None, 0.4]):
+        (tmp_path / "job" / "run.json").write_text(json.dumps({"history": history}))
+        sweep._compare_epochs(running)
+        sweep._compare_epochs(running)
+    assert told == [(1, 0.1), (2, 0.2), (4, 0.4)]
 
 
 def test_what_has_failed_is_tried_again_by_the_next_command_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Signals while a run trains: the first ends it between two steps with its state saved, the second ends it at once."""
+"""Signals while a run trains or is measured: the first ends it with its state saved, the second ends it at once."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ class Interruption(Checkpoint):
     def _listen(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        # In place of Lightning's own handlers; it puts back what was there before when the training ends.
+        # In place of Lightning's own handlers; it puts back what was there before when its loop ends.
         for number in (signal.SIGINT, signal.SIGTERM, *[signal.SIGUSR1] * ("SLURM_JOB_ID" in os.environ)):
             signal.signal(number, self._ask)
 

@@ -21,7 +21,7 @@ from thaw.search.ledger import Row, read_rows, write_csv
 from thaw.search.settings import Search
 from thaw.search.space import Space
 from thaw.search.study import Trials
-from thaw.search.sweep import LOOK_EVERY, Sweep, Workers, objective, why
+from thaw.search.sweep import TELL_EVERY, Sweep, Workers, objective, why
 
 NAMES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -119,7 +119,7 @@ def read_test(sweep: Sweep, mode: str) -> None:
                 if code:
                     say(f"[yellow]The test split could not be read: {escape(why(sweep.folder, name, code))}.[/]")
             sweep.tell(sweep)
-            sweep.workers.wait(LOOK_EVERY)
+            sweep.workers.wait(TELL_EVERY)
     except KeyboardInterrupt:
         sweep.interrupted = True
     finally:
