@@ -1,0 +1,1 @@
+"""What the README says of speed, one topic a file; `scripts/benchmark.py` runs them."""
