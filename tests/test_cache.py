@@ -105,10 +105,12 @@ def in_another_process(folder: Path, body: str, *words: str) -> subprocess.Popen
 def test_an_entry_in_use_by_another_process_stays(tmp_path: Path) -> None:
     held = in_another_process(
         tmp_path,
-        "print(Cache(folder, 700).entry({'number': 0}, 300, lambda f: (f / 'v').write_bytes(bytes(200))), flush=True)\n"
+        "cache = Cache(folder, 700)\n"
+        "print(cache.entry({'number': 0}, 300, lambda f: (f / 'v').write_bytes(bytes(200))), flush=True)\n"
         "time.sleep(60)",
     )
     path = Path(held.stdout.readline().strip())
+    held.stdout.close()
     try:
         os.utime(path / SEAL, (time.time() - 40 * 86400,) * 2)
         Cache(tmp_path, 700).entry(KEY, 600, filler(bytes(500)))
