@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from thaw.data.loader import ResumableLoader, leave_ctrl_c_to_the_run
 from thaw.data.quality import Quality, duplicates, summary
-from thaw.data.sampler import EpochBatches, Transformed
+from thaw.data.sampler import EpochBatches, Key, Transformed
 from thaw.data.samples import Samples, sound, unlabelled
 from thaw.data.splits import carve
 from thaw.data.targets import KINDS, Targets
@@ -54,6 +54,8 @@ class DataModule(L.LightningDataModule, ABC):
 
     #: What lengths are counted in, and whether samples of similar length go together.
     unit, by_length = "", False
+    #: How many variants of a training sample there are: 1 without augmentation, None where every epoch draws anew.
+    variants: int | None = None
     #: Most tokens a batch, padding included.
     max_tokens: int | None = None
 
@@ -97,6 +99,8 @@ class DataModule(L.LightningDataModule, ABC):
             raise UserError("data.sampler=balanced must have one class for each sample. Write data.sampler=shuffle.")
         self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
         self.transforms: dict[str, Callable[[Any], Any]] = {}
+        # What stands in for the loading of a split: makes a batch from its (epoch, index) keys.
+        self.ready: dict[str, Callable[[Sequence[Key]], tuple[Any, Tensor]]] = {}
         self.truncated: dict[str, int] = {}  # samples of each split that are cut to what the network reads
 
     def share(self, rank: int, ranks: int) -> None:
@@ -251,17 +255,47 @@ class DataModule(L.LightningDataModule, ABC):
         # What a spawned loader worker gets: not the trainer, which cannot be pickled.
         return self.__dict__ | {"trainer": None}
 
-    def _loader(self, split: Split) -> ResumableLoader:
-        transform = self.transforms["train" if split == "train" else "eval"]
-        return ResumableLoader(
-            Transformed(self.splits[split], transform, self.seed),
-            batch_sampler=self.batches(split),
+    def _transformed(self, split: Split) -> Transformed:
+        train = split == "train"
+        transform = self.transforms["train" if train else "eval"]
+        return Transformed(self.splits[split], transform, self.seed, self.variants if train else 1)
+
+    def _loader(self, split: Split, batches: EpochBatches | None = None) -> ResumableLoader:
+        loader = ResumableLoader(
+            self._transformed(split),
+            batch_sampler=batches or self.batches(split),
             collate_fn=self._collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             timeout=self.worker_timeout if self.num_workers else 0,
             worker_init_fn=leave_ctrl_c_to_the_run,
         )
+        if not batches:
+            loader.ready = lambda: self.ready.get(split)
+        return loader
+
+    def in_order(self, split: Split) -> list[list[int]]:
+        """Indices of the batches of all samples of a split, unshuffled, for one process alone."""
+        return self._unshuffled(split, 0).batches(0)
+
+    def loader_in_order(self, split: Split, variant: int) -> ResumableLoader:
+        """Loads those batches, of one variant of the samples."""
+        return self._loader(split, self._unshuffled(split, variant))
+
+    def _unshuffled(self, split: Split, variant: int) -> EpochBatches:
+        lengths = self.lengths(split) if self.by_length else None
+        size = len(self.splits[split])
+        return EpochBatches(size, self.batch_size, self.seed, shuffle=False, epoch=lambda: variant, lengths=lengths)
+
+    def batch(self, split: Split, keys: Sequence[Key]) -> tuple[Any, Tensor]:
+        """The batch of these samples, loaded here and now."""
+        samples = self._transformed(split)
+        return self._collate([samples[key] for key in keys])
+
+    def batch_targets(self, split: Split, keys: Sequence[Key]) -> Tensor:
+        """The targets of that batch, without its inputs."""
+        targets = self.splits[split].targets
+        return self.targets.collate([targets[index] for _, index, *_ in keys])
 
     def _epoch(self) -> int:
         # `trainer.current_epoch` is still 0 when a resumed run draws its first order; this is what it will be.

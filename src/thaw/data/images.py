@@ -42,6 +42,8 @@ class ImageData(DataModule):
             (arXiv:1909.13719) and random erasing (arXiv:1708.04896).
         flip: whether a mirror image is still the same class.
         min_crop: smallest share of the area that a random crop keeps.
+        views: how many variants augmentation makes of each sample, for epochs to take in turns; what stays frozen then
+            runs once for each. None draws a new one in every epoch.
         mixup, cutmix: concentration of their Beta distribution (arXiv:1710.09412, arXiv:1905.04899); 0 is off.
         data: see DataModule.
     """
@@ -52,6 +54,7 @@ class ImageData(DataModule):
         augment: Literal["none", "default", "strong"] = "default",
         flip: bool = True,
         min_crop: Annotated[float, Field(gt=0, le=1)] = 0.35,
+        views: Annotated[int, Field(ge=1)] | None = None,
         mixup: Annotated[float, Field(ge=0)] = 0.0,
         cutmix: Annotated[float, Field(ge=0)] = 0.0,
         **data: Any,
@@ -61,6 +64,7 @@ class ImageData(DataModule):
         mixes = [v2.MixUp(alpha=mixup, num_classes=len(self.classes))] if mixup else []
         mixes += [v2.CutMix(alpha=cutmix, num_classes=len(self.classes))] if cutmix else []
         self._mix = v2.RandomChoice(mixes) if mixes else None
+        self.variants = None if mixes else 1 if augment == "none" else views
 
     @property
     def network_arguments(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -14,9 +14,20 @@ PERIOD = 5
 
 
 class ResumableLoader(DataLoader):
-    """Goes on after the batches that a run resumed within an epoch has trained on."""
+    """Goes on after the batches that a run resumed within an epoch has trained on.
+
+    Attributes:
+        done: batches of this epoch that have been trained on.
+        ready: makes the batches of an epoch from their keys, where what is needed of them has been computed before.
+    """
 
     done: Callable[[], int] = staticmethod(lambda: 0)
+    ready: Callable[[], Callable[[Sequence[Any]], Any] | None] = staticmethod(lambda: None)
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator, because Lightning asks for an iterator before it is known what trains in the epoch.
+        make = self.ready()
+        yield from map(make, self.batch_sampler) if make else super().__iter__()
 
     def _get_iterator(self) -> _BaseDataLoaderIter:
         if self.num_workers == 0:
