@@ -99,7 +99,9 @@ class FrozenPart:
         order = data.in_order(split)
         self.first, self.last = order[0], order[-1]
         inputs = self._inputs(self.first)
-        self.cut = None if self.whole else self._cut(inputs)
+        # Tried on the longest that is no rest.
+        tried = next((indices for indices in reversed(order) if len(indices) > 2), self.first)
+        self.cut = None if self.whole else self._cut(self._inputs(tried))
         self.example = self._activations(inputs)
         if data.by_length and self.whole:
             self._assert_blind_to_padding(inputs)

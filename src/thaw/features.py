@@ -27,7 +27,8 @@ class FeatureCache(L.Callback):
     """Lets batches come as activations of what is frozen, as long as it stays so.
 
     At the start of each stage it finds the layer groups from the stem on that are frozen. Where they are the whole body
-    its features are kept, else the activations at the group boundary, if the network is provably a chain there.
+    its features are kept, else the activations at the group boundary, if the network is provably a chain there. A stem
+    alone is as quick as reading what it makes.
 
     Args:
         freezing: this callback must stand after it.
@@ -76,7 +77,7 @@ class FeatureCache(L.Callback):
     def _offer(self, trainer: L.Trainer, network: Network, splits: Sequence[Split]) -> None:
         self._clear(network)
         groups = frozen_groups(network)
-        if not groups or not self.cache.max_bytes or isinstance(trainer.strategy, FSDP):
+        if len(groups) < 2 or not self.cache.max_bytes or isinstance(trainer.strategy, FSDP):
             return
         for split in splits:
             if split not in self.data.splits:
