@@ -47,7 +47,9 @@ class FeatureCache(L.Callback):
             return
         self._stage = self.freezing.states
         network = pl_module.network
-        if self._epochs_left(network, trainer.current_epoch, trainer.max_epochs) >= FEWEST_EPOCHS:
+        in_full = trainer.num_training_batches == len(self.data.batches("train"))
+        left = self._epochs_left(network, trainer.current_epoch, trainer.max_epochs)
+        if in_full and left >= FEWEST_EPOCHS:
             self._offer(trainer, network, ["train", "val"])
         else:
             self._clear(network)
