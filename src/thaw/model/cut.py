@@ -48,7 +48,7 @@ class Cut:
         training = network.training
         draws = {module for module in self._body.modules() if active_dropout(module)}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            network.eval()  # no statistic moves
+            network.train(False)  # no statistic moves
             try:
                 calls = [self._calls(before, batch) for batch in (small, large)]
                 self.modules, free = self._silent(*(list(map(_first, each)) for each in calls), before)
