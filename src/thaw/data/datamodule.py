@@ -1,7 +1,6 @@
 """The DataModule every kind of data builds on: splits, subsets and loaders."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from thaw.data.sampler import EpochBatches, Transformed
 from thaw.data.samples import Samples, sound, unlabelled
 from thaw.data.splits import carve
 from thaw.data.targets import KINDS, Targets
+from thaw.data.workers import cores, seconds_a_sample, worthwhile
 from thaw.defaults import default_batch_size
 from thaw.errors import UserError
 
@@ -40,7 +40,8 @@ class DataModule(L.LightningDataModule, ABC):
         seed: seeds the splits, the subset, the order and the augmentation.
         target: what the task asks for: `class`, `labels`, `number`, `tags`, `transcript` or `text`.
         batch_size: samples a step; None takes 32, or less where there are few labels.
-        num_workers: loader processes; None takes the cores, at most 4.
+        num_workers: loader processes; `auto` times a few samples, and takes what keeps up, at most the cores or 8, or
+            none where a batch takes less than to hand it over. No result depends on it.
         worker_timeout: seconds to wait for a batch of theirs before the run ends; 0 waits for ever.
         train_size: a stratified subset of train, as a count of samples (int) or a share (float).
         shots: a subset of train with this many samples of each class.
@@ -62,7 +63,7 @@ class DataModule(L.LightningDataModule, ABC):
         seed: int = 0,
         target: Literal["class", "labels", "number", "tags", "transcript", "text"] = "class",
         batch_size: Annotated[int, Field(ge=1)] | None = None,
-        num_workers: Annotated[int, Field(ge=0)] | None = None,
+        num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto",
         train_size: Size | None = None,
         shots: Annotated[int, Field(ge=1)] | None = None,
         val_size: Share = 0.1,
@@ -74,8 +75,8 @@ class DataModule(L.LightningDataModule, ABC):
         super().__init__()
         self.seed, self.sampler, self.skips = seed, sampler, on_bad_sample == "skip"
         self.rank, self.ranks = 0, 1  # of several processes, which of them this is
-        self.num_workers = min(os.cpu_count() or 1, 4) if num_workers is None else num_workers
-        self.worker_timeout = worker_timeout
+        self.num_workers, self.worker_timeout = num_workers, worker_timeout
+        self.chosen_workers: dict[str, tuple[int, float]] = {}  # split → processes and seconds a sample, of `auto`
         raw = self.read()
         if "train" not in raw:
             raise UserError(f"data must have a train split; found {', '.join(raw) or 'none'}.")
@@ -251,17 +252,33 @@ class DataModule(L.LightningDataModule, ABC):
         # What a spawned loader worker gets: not the trainer, which cannot be pickled.
         return self.__dict__ | {"trainer": None}
 
+    def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
+        """The samples of a split as a loader opens them, and what it makes of each before they become a batch."""
+        return self.splits[split], self.transforms["train" if split == "train" else "eval"]
+
     def _loader(self, split: Split) -> ResumableLoader:
-        transform = self.transforms["train" if split == "train" else "eval"]
+        samples, batches = Transformed(*self.served(split), self.seed), self.batches(split)
+        workers = self._workers(split, samples, len(batches))
+        strategy = getattr(self.trainer, "strategy", None)
         return ResumableLoader(
-            Transformed(self.splits[split], transform, self.seed),
-            batch_sampler=self.batches(split),
+            samples,
+            batch_sampler=batches,
             collate_fn=self._collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            timeout=self.worker_timeout if self.num_workers else 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=strategy is not None and strategy.root_device.type == "cuda",
+            timeout=self.worker_timeout if workers else 0,
             worker_init_fn=leave_ctrl_c_to_the_run,
         )
+
+    def _workers(self, split: Split, samples: Transformed, batches: int) -> int:
+        if self.num_workers != "auto":
+            return self.num_workers
+        if split not in self.chosen_workers:
+            each = seconds_a_sample(samples)
+            most = cores(getattr(self.trainer, "num_devices", 1))
+            self.chosen_workers[split] = worthwhile(each * len(samples) / batches, most), each
+        return self.chosen_workers[split][0]
 
     def _epoch(self) -> int:
         # `trainer.current_epoch` is still 0 when a resumed run draws its first order; this is what it will be.

@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from thaw.data.datamodule import DataModule
+from thaw.data.datamodule import DataModule, Split
 from thaw.data.files import CHECKED_FILES, Root, contents, labelled_files
+from thaw.data.image_transform import ImageTransform, image_transforms
 from thaw.data.quality import hash_of
 from thaw.data.samples import Samples
 from thaw.errors import UserError
@@ -72,29 +73,39 @@ class ImageData(DataModule):
         mode = InterpolationMode.BICUBIC if interpolation == "random" else InterpolationMode(interpolation)
         if channels not in (1, 3):
             raise UserError(f"model.in_channels must be 1 or 3 for image files; got {channels}.")
-        colour = [v2.Grayscale(1)] if channels == 1 else [v2.RGB()]
-        tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-        resize = [v2.Resize(round(size / crop_pct), interpolation=mode), v2.CenterCrop(size)]
-        crop = [v2.RandomResizedCrop(size, scale=(self.min_crop, 1.0), interpolation=mode)]
-        flip = [v2.RandomHorizontalFlip()] if self.flip else []
-        train = {
-            "none": [*colour, *resize, *tensor],
-            "default": [*colour, *crop, *flip, *tensor],
-            "strong": [*colour, *crop, *flip, v2.RandAugment(interpolation=mode), *tensor, v2.RandomErasing(0.25)],
-        }
-        self.transforms = {"train": v2.Compose(train[self.augment]), "eval": v2.Compose([*colour, *resize, *tensor])}
+        self.transforms = image_transforms(
+            channels=channels,
+            size=size,
+            mean=mean,
+            std=std,
+            mode=mode,
+            crop_pct=crop_pct,
+            augment=self.augment,
+            flip=self.flip,
+            min_crop=self.min_crop,
+        )
+
+    def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
+        samples, transform = super().served(split)
+        return samples, transform.of_a_sample if isinstance(transform, ImageTransform) else transform
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Normalise the bytes that the loader gives, a quarter of the numbers to move, where the network computes."""
+        inputs, targets = batch
+        if inputs.dtype == torch.uint8:
+            inputs = self.transforms["eval"].batched(inputs)
+            if self.trainer is not None:  # it has seen only the bytes, which no precision changes
+                inputs = self.trainer.precision_plugin.convert_input(inputs)
         if self._mix is not None and self.trainer is not None and self.trainer.training:
             # As in Transformed: what is mixed depends on (seed, epoch, batch) alone.
             state = torch.get_rng_state()
             key = (self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx)
             torch.default_generator.manual_seed(hash(key) & 0x7FFF_FFFF_FFFF_FFFF)
             try:
-                return self._mix(*batch)
+                return self._mix(inputs, targets)
             finally:
                 torch.set_rng_state(state)
-        return batch
+        return inputs, targets
 
 
 class ImageFolder(ImageData):

@@ -1,4 +1,4 @@
-"""Loading that goes on in mid-epoch, and that notices when one of its processes is gone."""
+"""Loading that goes on in mid-epoch, that knows how long it was waited for, and that notices when a process is gone."""
 
 import signal
 import time
@@ -7,10 +7,20 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
+from torch.utils.data.dataloader import (
+    _BaseDataLoaderIter,
+    _MultiProcessingDataLoaderIter,
+    _SingleProcessDataLoaderIter,
+)
 
 # Seconds between two looks; and until a process that broke off in the midst of a batch has ended.
 PERIOD = 5
+
+
+class Clock:
+    """Seconds in which nothing was done but wait for a batch."""
+
+    seconds = 0.0
 
 
 class ResumableLoader(DataLoader):
@@ -18,9 +28,18 @@ class ResumableLoader(DataLoader):
 
     done: Callable[[], int] = staticmethod(lambda: 0)
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.clock = Clock()
+
+    @property
+    def waited(self) -> float:
+        """Seconds that its user has waited for batches so far."""
+        return self.clock.seconds
+
     def _get_iterator(self) -> _BaseDataLoaderIter:
         if self.num_workers == 0:
-            return super()._get_iterator()
+            return _InProcess(self)
         self.check_worker_number_rationality()
         return _Watchful(self)
 
@@ -32,7 +51,24 @@ class ResumableLoader(DataLoader):
         order.skip = state["batches"] % len(self)
 
 
-class _Watchful(_MultiProcessingDataLoaderIter):
+class _Clocked(_BaseDataLoaderIter):
+    def __init__(self, loader: ResumableLoader) -> None:
+        self._clock = loader.clock  # and not the loader, which holds its iterator
+        super().__init__(loader)
+
+    def __next__(self) -> Any:
+        began = time.perf_counter()
+        try:
+            return super().__next__()
+        finally:
+            self._clock.seconds += time.perf_counter() - began
+
+
+class _InProcess(_Clocked, _SingleProcessDataLoaderIter):
+    """Loads in this process."""
+
+
+class _Watchful(_Clocked, _MultiProcessingDataLoaderIter):
     """Looks every few seconds whether its processes live, however long a batch may take.
 
     With a timeout torch waits for it in one piece and trusts in the signal that tells of a child's end. Lightning takes
@@ -52,6 +88,8 @@ class _Watchful(_MultiProcessingDataLoaderIter):
                 raise RuntimeError(f"DataLoader worker (pid(s) {gone}) exited unexpectedly") from error
             if found:
                 return batch
+            if self._pin_memory and not self._pin_memory_thread.is_alive():
+                raise RuntimeError("Pin memory thread exited unexpectedly")
         raise RuntimeError(f"DataLoader timed out after {self._timeout} seconds")
 
 
