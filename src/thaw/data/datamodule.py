@@ -2,7 +2,6 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,13 +13,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from thaw.cache import Cache
 from thaw.data.loader import ResumableLoader, leave_ctrl_c_to_the_run
-from thaw.data.quality import Quality, duplicates, summary
+from thaw.data.quality import Quality, examine
 from thaw.data.sampler import EpochBatches, Transformed
 from thaw.data.samples import Samples, sound, unlabelled
 from thaw.data.splits import carve
 from thaw.data.targets import KINDS, Targets
-from thaw.data.workers import cores, seconds_a_sample, worthwhile
+from thaw.data.workers import choose
 from thaw.defaults import default_batch_size
 from thaw.errors import UserError
 
@@ -40,8 +40,7 @@ class DataModule(L.LightningDataModule, ABC):
         seed: seeds the splits, the subset, the order and the augmentation.
         target: what the task asks for: `class`, `labels`, `number`, `tags`, `transcript` or `text`.
         batch_size: samples a step; None takes 32, or less where there are few labels.
-        num_workers: loader processes; `auto` times a few samples, and takes what keeps up, at most the cores or 8, or
-            none where a batch takes less than to hand it over. No result depends on it.
+        num_workers: loader processes; `auto` times a few samples and takes what keeps up; no result depends on it.
         worker_timeout: seconds to wait for a batch of theirs before the run ends; 0 waits for ever.
         train_size: a stratified subset of train, as a count of samples (int) or a share (float).
         shots: a subset of train with this many samples of each class.
@@ -76,7 +75,7 @@ class DataModule(L.LightningDataModule, ABC):
         self.seed, self.sampler, self.skips = seed, sampler, on_bad_sample == "skip"
         self.rank, self.ranks = 0, 1  # of several processes, which of them this is
         self.num_workers, self.worker_timeout = num_workers, worker_timeout
-        self.chosen_workers: dict[str, tuple[int, float]] = {}  # split → processes and seconds a sample, of `auto`
+        self._chosen_workers: dict[str, int] = {}  # by `auto`
         raw = self.read()
         if "train" not in raw:
             raise UserError(f"data must have a train split; found {', '.join(raw) or 'none'}.")
@@ -90,6 +89,7 @@ class DataModule(L.LightningDataModule, ABC):
             split: replace(samples, targets=self.targets.encode(samples.targets, split))
             for split, samples in splits.items()
         }
+        self.whole = splits  # before anything is carved
         self.splits = carve(splits, self.targets, seed, train_size, shots, val_size, test_size)
         self.sources = dict(self.splits)  # what was read, also where the samples are cut anew from it
         if empty := [split for split, samples in self.splits.items() if not len(samples)]:
@@ -98,6 +98,8 @@ class DataModule(L.LightningDataModule, ABC):
             raise UserError("data.sampler=balanced must have one class for each sample. Write data.sampler=shuffle.")
         self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
         self.transforms: dict[str, Callable[[Any], Any]] = {}
+        self.cache: Cache | None = None  # keeps what takes long to make and is the same every time
+        self.remarks: list[str] = []  # on how samples are loaded, for the screen
         self.truncated: dict[str, int] = {}  # samples of each split that are cut to what the network reads
 
     def share(self, rank: int, ranks: int) -> None:
@@ -143,7 +145,8 @@ class DataModule(L.LightningDataModule, ABC):
         return None
 
     @cached_property
-    def _hashes(self) -> dict[str, Sequence[bytes] | None]:
+    def known_hashes(self) -> dict[str, Sequence[bytes] | None]:
+        """Split → `hashes`, read once."""
         return {split: self.hashes(samples) for split, samples in self.sources.items()}
 
     def keys(self, samples: Samples) -> Sequence[str | bytes] | None:
@@ -189,7 +192,7 @@ class DataModule(L.LightningDataModule, ABC):
             for name, item, target in zip(self.names(samples), samples.inputs, samples.targets, strict=True):
                 digest.update(np.asarray(target).tobytes())
                 digest.update(item.tobytes() if isinstance(item, np.ndarray | np.generic) else name.encode())
-            digest.update(b"".join(self._hashes[split] or ()))
+            digest.update(b"".join(self.known_hashes[split] or ()))
         return digest.hexdigest()[:16]
 
     @property
@@ -200,24 +203,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     def quality(self) -> Quality:
         """What there is to know of the data before training: counts, lengths, duplicates, leaks."""
-        known = {split: self._hashes[split] or self.keys(held) for split, held in self.sources.items()}
-        keys = {split: found for split, found in known.items() if found is not None}
-        texts = {split: list(self.names(self.sources[split])) for split in keys}
-        within, leaks = duplicates(keys, texts)
-        numbers = self.targets.kind == "number"
-        counts = {split: self.targets.counts(held.targets) for split, held in self.sources.items()}
-        lengths = {split: found for split in self.splits if (found := self.lengths(split)) is not None}
-        return Quality(
-            sizes=self.sizes,
-            class_counts={s: dict(zip(self.classes, held, strict=True)) for s, held in counts.items() if held},
-            numbers={s: summary(np.ravel(held.targets)) for s, held in self.splits.items()} if numbers else {},
-            lengths={split: summary(found) for split, found in lengths.items()},
-            unit=self.unit,
-            duplicates=within,
-            leaks=leaks,
-            skipped=dict(Counter(reason for _, _, reason in self.skipped)),  # asdict cannot copy a Counter
-            truncated=self.truncated,
-        )
+        return examine(self)
 
     def collate(self, inputs: Sequence[Any]) -> Any:
         """One batch of transformed samples."""
@@ -249,8 +235,8 @@ class DataModule(L.LightningDataModule, ABC):
         return 1 / np.bincount(strata)[strata]
 
     def __getstate__(self) -> dict[str, Any]:
-        # What a spawned loader worker gets: not the trainer, which cannot be pickled.
-        return self.__dict__ | {"trainer": None}
+        # What a spawned loader worker gets: not the trainer, which cannot be pickled, nor the cache's open files.
+        return self.__dict__ | {"trainer": None, "cache": None}
 
     def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
         """The samples of a split as a loader opens them, and what it makes of each before they become a batch."""
@@ -274,11 +260,11 @@ class DataModule(L.LightningDataModule, ABC):
     def _workers(self, split: Split, samples: Transformed, batches: int) -> int:
         if self.num_workers != "auto":
             return self.num_workers
-        if split not in self.chosen_workers:
-            each = seconds_a_sample(samples)
-            most = cores(getattr(self.trainer, "num_devices", 1))
-            self.chosen_workers[split] = worthwhile(each * len(samples) / batches, most), each
-        return self.chosen_workers[split][0]
+        if split not in self._chosen_workers:
+            processes = getattr(self.trainer, "num_devices", 1)
+            self._chosen_workers[split], told = choose(samples, batches, processes)
+            self.remarks.append(f"{split}: {told}")
+        return self._chosen_workers[split]
 
     def _epoch(self) -> int:
         # `trainer.current_epoch` is still 0 when a resumed run draws its first order; this is what it will be.

@@ -18,11 +18,14 @@ class ImageTransform:
         fixed: from image to image, the same in every epoch, so that what comes of it can be kept.
         drawn: from there to a tensor (channels, height, width), with random numbers of the sample's own.
         batched: bytes to normalised numbers, on any device, of one image or of many at once; numbers stay as they are.
+        channels, side: of what `fixed` gives; a side of None is the image's own.
     """
 
     fixed: Callable[[Image.Image], Image.Image]
     drawn: Callable[[Image.Image], Tensor]
     batched: Callable[[Tensor], Tensor]
+    channels: int = 3
+    side: int | None = None
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.batched(self.of_a_sample(image))
@@ -60,7 +63,7 @@ def image_transforms(
     vary = [v2.RandomResizedCrop(size, scale=(min_crop, 1.0), interpolation=mode)]
     vary += [v2.RandomHorizontalFlip()] if flip else []
     tensor, normalised = [v2.PILToTensor()], Normalised(mean, std)
-    # What is erased is 0 after the normalisation, and another patch in each sample: here that cannot wait for the batch.
+    # What is erased is 0 after the normalisation, and another patch in each sample: that cannot wait for the batch.
     erase = [v2.RandAugment(interpolation=mode), *tensor, normalised, v2.RandomErasing(0.25)]
     fixed, drawn = {
         "none": (resize, tensor),
@@ -68,6 +71,8 @@ def image_transforms(
         "strong": (colour, [*vary, *erase]),
     }[augment]
     return {
-        "train": ImageTransform(v2.Compose(fixed), v2.Compose(drawn), normalised),
-        "eval": ImageTransform(v2.Compose(resize), v2.Compose(tensor), normalised),
+        "train": ImageTransform(
+            v2.Compose(fixed), v2.Compose(drawn), normalised, channels, size if augment == "none" else None
+        ),
+        "eval": ImageTransform(v2.Compose(resize), v2.Compose(tensor), normalised, channels, size),
     }

@@ -1,23 +1,22 @@
 """Images: transforms from the network's own preprocessing, and files of images."""
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image, ImageOps
 from pydantic import Field
-from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from thaw.data.datamodule import DataModule, Split
+from thaw.data.decoded import Decoded, decode, in_threads, key_of, pixel_counts
 from thaw.data.files import CHECKED_FILES, Root, contents, labelled_files
 from thaw.data.image_transform import ImageTransform, image_transforms
 from thaw.data.quality import hash_of
@@ -26,6 +25,8 @@ from thaw.errors import UserError
 
 # The formats whose parsers are worth trusting with a stranger's file; Pillow knows some forty.
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
+
+ALLOWED = sorted(set(FORMATS.values()))
 
 # 200 MB as RGB. What would decode to more is a mistake or an attack: 69 bytes of PNG can ask for all memory.
 MOST_PIXELS = 2**26
@@ -129,6 +130,7 @@ class ImageFolder(ImageData):
         **images: Any,
     ) -> None:
         self.root, self.path_column, self.label_column = Path(root), path_column, label_column
+        self._decoded: dict[str, tuple[Decoded, dict[str, int]] | None] = {}
         super().__init__(**images)
 
     def read(self) -> dict[str, Samples]:
@@ -141,6 +143,47 @@ class ImageFolder(ImageData):
     def hashes(self, samples: Samples) -> list[bytes] | None:
         return [hash_of(contents(path)) for path in samples.inputs] if len(samples) <= CHECKED_FILES else None
 
+    def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
+        samples, transform = self.splits[split], self.transforms["train" if split == "train" else "eval"]
+        if self.cache is None or not isinstance(transform, ImageTransform):
+            return super().served(split)
+        if split not in self._decoded:
+            self._decoded[split] = self._decode(split, transform)
+        if self._decoded[split] is None:
+            return super().served(split)
+        open_decoded, rows = self._decoded[split]
+        return replace(samples, inputs=[rows[path] for path in samples.inputs], open=open_decoded), transform.drawn
+
+    def _decode(self, split: Split, transform: ImageTransform) -> tuple[Decoded, dict[str, int]] | None:
+        """What opens the decoded images, and the number of each by its path; None where they are not kept."""
+        own = self.splits[split].inputs
+        # All of a split that val or a test split is carved from, whatever the seed has put where.
+        wholes = ([*held.inputs] for held in self.whole.values() if len(held) <= 2 * len(own))
+        paths = next((whole for whole in wholes if set(own) <= set(whole)), list(own))
+        hashed = ((self.sources[split].inputs, found) for split, found in self.known_hashes.items() if found)
+        hashes = {path: mark for paths_of, found in hashed for path, mark in zip(paths_of, found, strict=True)}
+        key = key_of(paths, hashes, transform.fixed, open_image)
+        folder = self.cache.find(key)
+        if folder is None and self._trains_on():
+            pixels = [transform.side**2] * len(paths) if transform.side else pixel_counts(paths, ALLOWED)
+            sizes = [count * transform.channels for count in pixels]
+            fixed = transform.fixed
+            try:
+                folder = self.cache.entry(
+                    key, sum(sizes), lambda place: decode(place, paths, sizes, lambda path: fixed(open_image(path)))
+                )
+            except OSError as error:  # nothing depends on it
+                self.remarks.append(f"{split}: images are not kept decoded ({error.strerror})")
+            else:
+                kept = "are kept decoded" if folder else "do not fit into the cache decoded"
+                self.remarks.append(f"{split}: {len(paths):,} images {kept}, {sum(sizes) / 1e6:,.0f} MB")
+        return folder and (Decoded(folder), {path: number for number, path in enumerate(paths)})
+
+    def _trains_on(self) -> bool:
+        """Whether the images are read more than once."""
+        trainer = self.trainer
+        return trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs != 1
+
 
 def open_image(path: str, draft: bool = False) -> Image.Image:
     """Decode an image from a file or from `archive.zip::entry`.
@@ -152,7 +195,7 @@ def open_image(path: str, draft: bool = False) -> Image.Image:
         UserError: the file cannot be read as an image, or it is larger than `MOST_PIXELS`; it is named.
     """
     try:
-        with Image.open(io.BytesIO(contents(path)), formats=sorted(set(FORMATS.values()))) as image:
+        with Image.open(io.BytesIO(contents(path)), formats=ALLOWED) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}")
             if draft:
@@ -177,10 +220,5 @@ def unreadable(paths: Sequence[str]) -> dict[int, str]:
             return False
         return True
 
-    # Decoding releases the interpreter lock, but a zip file's handle is not safe to share between threads.
-    threads = 1 if any(".zip::" in path for path in paths) else os.cpu_count()
-    with ThreadPoolExecutor(threads) as pool:
-        progress = partial(track, description="Checking images", total=len(paths), transient=True)
-        return {
-            index: "no readable image" for index, good in enumerate(progress(pool.map(readable, paths))) if not good
-        }
+    checked = in_threads(readable, paths, "Checking images", any(".zip::" in path for path in paths))
+    return {index: "no readable image" for index, good in enumerate(checked) if not good}

@@ -34,3 +34,10 @@ def seconds_a_sample(samples: Sequence[Any]) -> float:
 def worthwhile(batch_seconds: float, most: int) -> int:
     """Processes for batches that take one of them so long: no more than can hand over at once, 8 at most."""
     return 0 if batch_seconds < HANDING_OVER else min(most, MOST, math.ceil(batch_seconds / HANDING_OVER))
+
+
+def choose(samples: Sequence[Any], batches: int, processes: int = 1) -> tuple[int, str]:
+    """How many load these samples in so many batches, where several processes train on this machine; and in words."""
+    each = seconds_a_sample(samples)
+    chosen = worthwhile(each * len(samples) / batches, cores(processes))
+    return chosen, f"{1000 * each:.2g} ms to load a sample, data.num_workers={chosen}"
