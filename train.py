@@ -3,6 +3,8 @@
 compose (Hydra) → validate → build → fit → test; returns the monitored value of the best epoch.
 """
 
+from pathlib import Path
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -16,7 +18,9 @@ def train(cfg: DictConfig) -> float:
     # torch comes with these, and must not slow down --help.
     from thaw import advice, console, defaults, distributed
     from thaw.build import TRAINER, fine_tuner
+    from thaw.cache import Cache, default_folder
     from thaw.errors import UserError
+    from thaw.features import FeatureCache
     from thaw.guarded_logger import guarded
     from thaw.logger import closing_wandb, csv_logger
     from thaw.run import record
@@ -69,10 +73,14 @@ def train(cfg: DictConfig) -> float:
         chosen = config.build_each(cfg.callbacks, monitor=monitor, mode=mode)
         place = {"save_dir": run.folder, "folder": str(run.folder), "name": run.folder.name}
         loggers = config.build_each({"logger": cfg.logger if run.leads else None}, **place)
-        told = [console.Screen(freezing, monitor), record.Recorder(run, freezing)]
+        screen = console.Screen(freezing, monitor)
+        cache = Cache(Path(cfg.cache.dir or default_folder()), int(cfg.cache.max_gb * 1e9))
+        data.cache, data.track = cache, screen.track
+        ours = [freezing, FeatureCache(data, freezing, cache, run, screen.track), Finite(run, data)]
+        told = [screen, record.Recorder(run, freezing)]
         trainer = config.build(
             cfg.trainer,
-            callbacks=[freezing, Finite(run, data), *chosen, *keep, *told, Interruption(run)],
+            callbacks=[*ours, *chosen, *keep, *told, Interruption(run)],
             logger=guarded([csv_logger(run), *loggers]),
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.folder,

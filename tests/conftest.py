@@ -6,10 +6,12 @@ import shutil
 import tempfile
 
 # Before anything reads them: no test may wait for a network or a server, or write to the home folder.
-CACHE = tempfile.mkdtemp(prefix="thaw-datasets-")
+CACHE = tempfile.mkdtemp(prefix="thaw-cache-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are fastest on one thread
-os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="disabled", HYDRA_FULL_ERROR="1", HF_DATASETS_CACHE=CACHE)
+os.environ.update(
+    HF_HUB_OFFLINE="1", WANDB_MODE="disabled", HYDRA_FULL_ERROR="1", HF_DATASETS_CACHE=CACHE, XDG_CACHE_HOME=CACHE
+)
 
 import json
 import sys

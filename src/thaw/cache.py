@@ -92,6 +92,12 @@ class Cache:
         self._held[name] = lock
         return path
 
+    def discard(self, key: Mapping[str, Any]) -> None:
+        """Remove an entry that is not what its key says, unless another process uses it."""
+        if (lock := self._held.pop(name_of(key), None)) is not None:
+            os.close(lock)
+            self._remove(self.folder / name_of(key))
+
     def __del__(self) -> None:
         for lock in self._held.values():
             os.close(lock)

@@ -53,6 +53,8 @@ TOP_LEVEL: Mapping[str, Any] = {
     "checkpoint.every_n_steps": Annotated[int, Field(ge=1)] | None,
     "checkpoint.every_minutes": Annotated[float, Field(gt=0)] | None,
     "trainer.max_epochs": Annotated[int, Field(ge=1)] | None,
+    "cache.dir": str | None,
+    "cache.max_gb": Annotated[float, Field(ge=0)],
     **SETTINGS,
 }
 

@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -53,6 +53,17 @@ class Screen(Checkpoint):
             transient=True,
         )
         self._bar = self._progress.add_task("training", total=None)
+
+    def track(self, items: Iterable[Any], total: int, description: str) -> Iterator[Any]:
+        """A second bar, for a wait within the run."""
+        self._progress.start()
+        bar = self._progress.add_task(description, total=total)
+        try:
+            for item in items:
+                yield item
+                self._progress.advance(bar)
+        finally:
+            self._progress.remove_task(bar)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps = int(trainer.estimated_stepping_batches)

@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "checkpoint.",
     "logger",
     "report",
+    "cache.",
     "model.gradient_checkpointing",
     "data.num_workers",
     "data.worker_timeout",

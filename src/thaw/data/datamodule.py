@@ -1,30 +1,23 @@
-"""The DataModule every kind of data builds on: splits, subsets and loaders."""
+"""The DataModule every kind of data builds on: what its splits hold, and what is known of them."""
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-import lightning as L
 import numpy as np
 from pydantic import Field
-from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
 
-from thaw.cache import Cache
-from thaw.data.loader import ResumableLoader, leave_ctrl_c_to_the_run
+from thaw.data.loaders import Loaders
 from thaw.data.quality import Quality, examine
-from thaw.data.sampler import EpochBatches, Transformed
 from thaw.data.samples import Samples, sound, unlabelled
 from thaw.data.splits import carve
-from thaw.data.targets import KINDS, Targets
-from thaw.data.workers import choose
+from thaw.data.targets import KINDS
 from thaw.defaults import default_batch_size
 from thaw.errors import UserError
 
-Split = Literal["train", "val", "test"]
 Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -33,7 +26,7 @@ ONLY = {"tags": "text", "text": "text", "transcript": "waveform"}
 FITTING_MODELS = {"image": "model=mobilenet", "text": "model=bert", "waveform": "model=wav2vec2"}
 
 
-class DataModule(L.LightningDataModule, ABC):
+class DataModule(Loaders, ABC):
     """Train, val and test splits of one data set.
 
     Args:
@@ -52,10 +45,8 @@ class DataModule(L.LightningDataModule, ABC):
         UserError: samples that cannot be used, labels that do not fit the task, or a split that cannot be stratified.
     """
 
-    #: What lengths are counted in, and whether samples of similar length go together.
-    unit, by_length = "", False
-    #: Most tokens a batch, padding included.
-    max_tokens: int | None = None
+    #: What lengths are counted in.
+    unit = ""
 
     def __init__(
         self,
@@ -71,11 +62,8 @@ class DataModule(L.LightningDataModule, ABC):
         on_bad_sample: Literal["raise", "skip"] = "raise",
         worker_timeout: Annotated[int, Field(ge=0)] = 600,
     ) -> None:
-        super().__init__()
-        self.seed, self.sampler, self.skips = seed, sampler, on_bad_sample == "skip"
-        self.rank, self.ranks = 0, 1  # of several processes, which of them this is
-        self.num_workers, self.worker_timeout = num_workers, worker_timeout
-        self._chosen_workers: dict[str, int] = {}  # by `auto`
+        super().__init__(seed, sampler, num_workers, worker_timeout)
+        self.skips = on_bad_sample == "skip"
         raw = self.read()
         if "train" not in raw:
             raise UserError(f"data must have a train split; found {', '.join(raw) or 'none'}.")
@@ -84,7 +72,7 @@ class DataModule(L.LightningDataModule, ABC):
             for split, samples in raw.items()
         }
         splits, self.skipped = sound(raw, problems, skip=self.skips)
-        self.targets: Targets = KINDS[target](splits["train"].targets)
+        self.targets = KINDS[target](splits["train"].targets)
         splits = {
             split: replace(samples, targets=self.targets.encode(samples.targets, split))
             for split, samples in splits.items()
@@ -97,9 +85,6 @@ class DataModule(L.LightningDataModule, ABC):
         if sampler == "balanced" and self.targets.strata(self.splits["train"].targets) is None:
             raise UserError("data.sampler=balanced must have one class for each sample. Write data.sampler=shuffle.")
         self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
-        self.transforms: dict[str, Callable[[Any], Any]] = {}
-        self.cache: Cache | None = None  # keeps what takes long to make and is the same every time
-        self.remarks: list[str] = []  # on how samples are loaded, for the screen
         self.truncated: dict[str, int] = {}  # samples of each split that are cut to what the network reads
 
     def share(self, rank: int, ranks: int) -> None:
@@ -157,10 +142,6 @@ class DataModule(L.LightningDataModule, ABC):
         """What stands for each sample in `predictions.csv` and in messages."""
         return (samples.name(index) for index in range(len(samples)))
 
-    def lengths(self, split: Split) -> np.ndarray | None:
-        """Length of each sample (samples,); None where all are alike."""
-        return None
-
     @property
     def classes(self) -> list[str]:
         """Names of what is answered, in index order."""
@@ -204,82 +185,3 @@ class DataModule(L.LightningDataModule, ABC):
     def quality(self) -> Quality:
         """What there is to know of the data before training: counts, lengths, duplicates, leaks."""
         return examine(self)
-
-    def collate(self, inputs: Sequence[Any]) -> Any:
-        """One batch of transformed samples."""
-        return default_collate(list(inputs))
-
-    def _collate(self, items: Sequence[tuple[Any, Any]]) -> tuple[Any, Tensor]:
-        inputs, targets = zip(*items, strict=True)
-        return self.collate(inputs), self.targets.collate(targets)
-
-    def batches(self, split: Split) -> EpochBatches:
-        """Which samples go together, in which order."""
-        samples, train = self.splits[split], split == "train"
-        return EpochBatches(
-            len(samples),
-            self.batch_size,
-            self.seed,
-            shuffle=train,
-            epoch=self._epoch,
-            lengths=self.lengths(split) if self.by_length else None,
-            max_tokens=self.max_tokens,
-            weights=self._weights(samples) if train and self.sampler == "balanced" else None,
-            drop_single=train and not self.by_length,  # else it would be the longest, every time
-            rank=self.rank,
-            ranks=self.ranks,
-        )
-
-    def _weights(self, samples: Samples) -> np.ndarray:
-        strata = self.targets.strata(samples.targets)
-        return 1 / np.bincount(strata)[strata]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What a spawned loader worker gets: not the trainer, which cannot be pickled, nor the cache's open files.
-        return self.__dict__ | {"trainer": None, "cache": None}
-
-    def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
-        """The samples of a split as a loader opens them, and what it makes of each before they become a batch."""
-        return self.splits[split], self.transforms["train" if split == "train" else "eval"]
-
-    def _loader(self, split: Split) -> ResumableLoader:
-        samples, batches = Transformed(*self.served(split), self.seed), self.batches(split)
-        workers = self._workers(split, samples, len(batches))
-        strategy = getattr(self.trainer, "strategy", None)
-        return ResumableLoader(
-            samples,
-            batch_sampler=batches,
-            collate_fn=self._collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=strategy is not None and strategy.root_device.type == "cuda",
-            timeout=self.worker_timeout if workers else 0,
-            worker_init_fn=leave_ctrl_c_to_the_run,
-        )
-
-    def _workers(self, split: Split, samples: Transformed, batches: int) -> int:
-        if self.num_workers != "auto":
-            return self.num_workers
-        if split not in self._chosen_workers:
-            processes = getattr(self.trainer, "num_devices", 1)
-            self._chosen_workers[split], told = choose(samples, batches, processes)
-            self.remarks.append(f"{split}: {told}")
-        return self._chosen_workers[split]
-
-    def _epoch(self) -> int:
-        # `trainer.current_epoch` is still 0 when a resumed run draws its first order; this is what it will be.
-        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
-
-    def train_dataloader(self) -> DataLoader:
-        loader = self._train_loader()
-        loader.done = lambda: self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return loader
-
-    def _train_loader(self) -> ResumableLoader:
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        return self._loader("test")

@@ -4,18 +4,18 @@ import hashlib
 import inspect
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.progress import track
 
 from thaw.data.files import contents
+from thaw.data.progress import bar
 from thaw.data.workers import cores
 
 
@@ -25,10 +25,11 @@ class Decoded:
     Args:
         folder: holds `pixels.npy` (bytes,), one image after the other, and `shapes.npy` (images, 3): height, width,
             channels.
+        paths: of all of them.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, paths: Sequence[str] = ()) -> None:
+        self.folder, self.rows = folder, {path: number for number, path in enumerate(paths)}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder}  # a process that is spawned maps the file itself
@@ -88,11 +89,18 @@ def pixel_counts(paths: Sequence[str], formats: Sequence[str]) -> list[int]:
     return in_threads(count, paths, "Measuring images", any(".zip::" in path for path in paths))
 
 
-def decode(folder: Path, paths: Sequence[str], sizes: Sequence[int], open_fixed: Callable[[str], Image.Image]) -> None:
+def decode(
+    folder: Path,
+    paths: Sequence[str],
+    sizes: Sequence[int],
+    open_fixed: Callable[[str], Image.Image],
+    track: Callable[..., Iterable[Any]],
+) -> None:
     """Write what `Decoded` reads.
 
     Args:
         sizes: bytes of each image.
+        track: shows the progress of an iterable: `track(items, total, description)`.
 
     Raises:
         UserError: an image cannot be read.
@@ -111,18 +119,19 @@ def decode(folder: Path, paths: Sequence[str], sizes: Sequence[int], open_fixed:
     file = os.open(folder / "pixels.npy", os.O_WRONLY)
     try:
         zipped = any(".zip::" in path for path in paths)
-        shapes = in_threads(put, range(len(paths)), "Decoding images", zipped)
+        shapes = in_threads(put, range(len(paths)), "decoding images", zipped, track)
     finally:
         os.close(file)
     np.save(folder / "shapes.npy", np.array(shapes, dtype=np.int64))
 
 
-def in_threads(work: Callable[[Any], Any], items: Sequence[Any], description: str, zipped: bool) -> list:
+def in_threads(
+    work: Callable[[Any], Any], items: Sequence[Any], description: str, zipped: bool, track: Callable = bar
+) -> list:
     """What comes of each item; decoding releases the interpreter lock.
 
     Args:
         zipped: whether some lie in a zip file, whose handle is not safe to share between threads.
     """
-    progress = partial(track, description=description, total=len(items), transient=True)
     with ThreadPoolExecutor(1 if zipped else cores()) as pool:
-        return list(progress(pool.map(work, items)))
+        return list(track(pool.map(work, items), len(items), description))

@@ -44,6 +44,8 @@ class ImageData(DataModule):
             (arXiv:1909.13719) and random erasing (arXiv:1708.04896).
         flip: whether a mirror image is still the same class.
         min_crop: smallest share of the area that a random crop keeps.
+        views: how many variants augmentation makes of each sample, for epochs to take in turns; what stays frozen then
+            runs once for each. None draws a new one in every epoch.
         mixup, cutmix: concentration of their Beta distribution (arXiv:1710.09412, arXiv:1905.04899); 0 is off.
         data: see DataModule.
     """
@@ -54,6 +56,7 @@ class ImageData(DataModule):
         augment: Literal["none", "default", "strong"] = "default",
         flip: bool = True,
         min_crop: Annotated[float, Field(gt=0, le=1)] = 0.35,
+        views: Annotated[int, Field(ge=1)] | None = None,
         mixup: Annotated[float, Field(ge=0)] = 0.0,
         cutmix: Annotated[float, Field(ge=0)] = 0.0,
         **data: Any,
@@ -63,6 +66,7 @@ class ImageData(DataModule):
         mixes = [v2.MixUp(alpha=mixup, num_classes=len(self.classes))] if mixup else []
         mixes += [v2.CutMix(alpha=cutmix, num_classes=len(self.classes))] if cutmix else []
         self._mix = v2.RandomChoice(mixes) if mixes else None
+        self.variants = None if mixes else 1 if augment == "none" else views
 
     @property
     def network_arguments(self) -> dict[str, Any]:
@@ -130,7 +134,7 @@ class ImageFolder(ImageData):
         **images: Any,
     ) -> None:
         self.root, self.path_column, self.label_column = Path(root), path_column, label_column
-        self._decoded: dict[str, tuple[Decoded, dict[str, int]] | None] = {}
+        self._decoded: dict[str, Decoded | None] = {}
         super().__init__(**images)
 
     def read(self) -> dict[str, Samples]:
@@ -144,45 +148,56 @@ class ImageFolder(ImageData):
         return [hash_of(contents(path)) for path in samples.inputs] if len(samples) <= CHECKED_FILES else None
 
     def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
-        samples, transform = self.splits[split], self.transforms["train" if split == "train" else "eval"]
-        if self.cache is None or not isinstance(transform, ImageTransform):
+        if not (decoded := self._find_decoded(split)):
             return super().served(split)
-        if split not in self._decoded:
-            self._decoded[split] = self._decode(split, transform)
-        if self._decoded[split] is None:
-            return super().served(split)
-        open_decoded, rows = self._decoded[split]
-        return replace(samples, inputs=[rows[path] for path in samples.inputs], open=open_decoded), transform.drawn
+        images, samples = decoded, self.splits[split]
+        rows = [images.rows[path] for path in samples.inputs]
+        return replace(samples, inputs=rows, open=images), self._transform(split).drawn
 
-    def _decode(self, split: Split, transform: ImageTransform) -> tuple[Decoded, dict[str, int]] | None:
-        """What opens the decoded images, and the number of each by its path; None where they are not kept."""
+    def _find_decoded(self, split: Split) -> Decoded | None:
+        if self.cache and split not in self._decoded and isinstance(self._transform(split), ImageTransform):
+            paths, key = self._to_decode(split)
+            if folder := self.cache.find(key):
+                self._decoded[split] = Decoded(folder, paths)
+        return self._decoded.get(split)
+
+    def keep(self, split: Split) -> bool:
+        """Decode the images of a split once for all epochs, seeds and runs, if they are to be read again and fit."""
+        transform, trainer = self._transform(split), self.trainer
+        if not self.cache or split in self._decoded or not isinstance(transform, ImageTransform):
+            return False
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING or trainer.max_epochs - self._epoch() == 1:
+            return False
+        paths, key = self._to_decode(split)
+        pixels = [transform.side**2] * len(paths) if transform.side else pixel_counts(paths, ALLOWED)
+        sizes = [count * transform.channels for count in pixels]
+
+        def fill(folder: Path) -> None:
+            decode(folder, paths, sizes, lambda path: transform.fixed(open_image(path)), self.track)
+
+        self._decoded[split] = None  # asked once
+        try:
+            folder = self.cache.entry(key, sum(sizes), fill)
+        except OSError as error:  # nothing depends on it
+            self.remarks.append(f"{split}: images are not kept decoded ({error.strerror})")
+            return False
+        told = "are kept decoded" if folder else "do not fit into the cache decoded"
+        self.remarks.append(f"{split}: {len(paths):,} images {told}, {sum(sizes) / 1e6:,.0f} MB")
+        self._decoded[split] = folder and Decoded(folder, paths)
+        return folder is not None
+
+    def _to_decode(self, split: Split) -> tuple[list[str], dict[str, Any]]:
+        """The images to decode together, and all that comes of them depends on."""
         own = self.splits[split].inputs
         # All of a split that val or a test split is carved from, whatever the seed has put where.
         wholes = ([*held.inputs] for held in self.whole.values() if len(held) <= 2 * len(own))
         paths = next((whole for whole in wholes if set(own) <= set(whole)), list(own))
-        hashed = ((self.sources[split].inputs, found) for split, found in self.known_hashes.items() if found)
+        hashed = ((self.sources[name].inputs, found) for name, found in self.known_hashes.items() if found)
         hashes = {path: mark for paths_of, found in hashed for path, mark in zip(paths_of, found, strict=True)}
-        key = key_of(paths, hashes, transform.fixed, open_image)
-        folder = self.cache.find(key)
-        if folder is None and self._trains_on():
-            pixels = [transform.side**2] * len(paths) if transform.side else pixel_counts(paths, ALLOWED)
-            sizes = [count * transform.channels for count in pixels]
-            fixed = transform.fixed
-            try:
-                folder = self.cache.entry(
-                    key, sum(sizes), lambda place: decode(place, paths, sizes, lambda path: fixed(open_image(path)))
-                )
-            except OSError as error:  # nothing depends on it
-                self.remarks.append(f"{split}: images are not kept decoded ({error.strerror})")
-            else:
-                kept = "are kept decoded" if folder else "do not fit into the cache decoded"
-                self.remarks.append(f"{split}: {len(paths):,} images {kept}, {sum(sizes) / 1e6:,.0f} MB")
-        return folder and (Decoded(folder), {path: number for number, path in enumerate(paths)})
+        return paths, key_of(paths, hashes, self._transform(split).fixed, open_image)
 
-    def _trains_on(self) -> bool:
-        """Whether the images are read more than once."""
-        trainer = self.trainer
-        return trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.max_epochs != 1
+    def _transform(self, split: Split) -> Callable[[Any], Any]:
+        return self.transforms["train" if split == "train" else "eval"]
 
 
 def open_image(path: str, draft: bool = False) -> Image.Image:

@@ -2,44 +2,45 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import (
-    _BaseDataLoaderIter,
-    _MultiProcessingDataLoaderIter,
-    _SingleProcessDataLoaderIter,
-)
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 # Seconds between two looks; and until a process that broke off in the midst of a batch has ended.
 PERIOD = 5
 
 
-class Clock:
-    """Seconds in which nothing was done but wait for a batch."""
-
-    seconds = 0.0
-
-
 class ResumableLoader(DataLoader):
-    """Goes on after the batches that a run resumed within an epoch has trained on."""
+    """Goes on after the batches that a run resumed within an epoch has trained on.
+
+    Attributes:
+        done: batches of this epoch that have been trained on.
+        ready: makes the batches of an epoch from their keys, where what is needed of them has been computed before.
+        waited: seconds in which nothing was done but wait for a batch.
+    """
 
     done: Callable[[], int] = staticmethod(lambda: 0)
+    ready: Callable[[], Callable[[Sequence[Any]], Any] | None] = staticmethod(lambda: None)
+    waited = 0.0
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.clock = Clock()
-
-    @property
-    def waited(self) -> float:
-        """Seconds that its user has waited for batches so far."""
-        return self.clock.seconds
+    def __iter__(self) -> Iterator[Any]:
+        # A generator, because Lightning asks for an iterator before it is known what trains in the epoch.
+        make = self.ready()
+        batches = map(make, self.batch_sampler) if make else super().__iter__()
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
 
     def _get_iterator(self) -> _BaseDataLoaderIter:
         if self.num_workers == 0:
-            return _InProcess(self)
+            return super()._get_iterator()
         self.check_worker_number_rationality()
         return _Watchful(self)
 
@@ -51,24 +52,7 @@ class ResumableLoader(DataLoader):
         order.skip = state["batches"] % len(self)
 
 
-class _Clocked(_BaseDataLoaderIter):
-    def __init__(self, loader: ResumableLoader) -> None:
-        self._clock = loader.clock  # and not the loader, which holds its iterator
-        super().__init__(loader)
-
-    def __next__(self) -> Any:
-        began = time.perf_counter()
-        try:
-            return super().__next__()
-        finally:
-            self._clock.seconds += time.perf_counter() - began
-
-
-class _InProcess(_Clocked, _SingleProcessDataLoaderIter):
-    """Loads in this process."""
-
-
-class _Watchful(_Clocked, _MultiProcessingDataLoaderIter):
+class _Watchful(_MultiProcessingDataLoaderIter):
     """Looks every few seconds whether its processes live, however long a batch may take.
 
     With a timeout torch waits for it in one piece and trusts in the signal that tells of a child's end. Lightning takes

@@ -137,16 +137,26 @@ class Transformed(Dataset[tuple[Tensor, int]]):
     """Samples under a transform whose random draws depend on (seed, epoch, index) only.
 
     So augmentation is the same with any number of workers, and after a resume.
+
+    Args:
+        views: how many variants of a sample there are: epoch e sees number e modulo `views`; None draws a new one in
+            every epoch.
     """
 
-    def __init__(self, samples: Sequence[tuple[Any, Any]], transform: Callable[[Any], Any], seed: int) -> None:
-        self.samples, self.transform, self.seed = samples, transform, seed
+    def __init__(
+        self,
+        samples: Sequence[tuple[Any, Any]],
+        transform: Callable[[Any], Any],
+        seed: int,
+        views: int | None = None,
+    ) -> None:
+        self.samples, self.transform, self.seed, self.views = samples, transform, seed, views
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: Key) -> tuple[Any, Any]:
-        epoch, index, *again = key
+        epoch, index, *again = key if self.views is None else (key[0] % self.views, key[1])
         try:
             return self._transformed(epoch, index, *again)
         except UserError as error:  # that names the file

@@ -104,11 +104,15 @@ class Speech(DataModule):
 
     def for_waveform(self, sampling_rate: int, extract: Callable[[np.ndarray], tuple[Tensor, int]] | None) -> None:
         self.by_length = True
+        self._fix_variants(masks=False)
         self._count_truncated(min(self.max_seconds, getattr(extract, "seconds", None) or self.max_seconds))
         self.transforms = {
             split: partial(self._waveform, sampling_rate, extract or _as_it_is, split == "train")
             for split in ("train", "eval")
         }
+
+    def _fix_variants(self, masks: bool) -> None:
+        self.variants = None if masks or self.time_shift or self.noise is not None else 1
 
     def _waveform(self, rate: int, extract: Callable, train: bool, sound: tuple[np.ndarray, int]) -> tuple[Tensor, int]:
         wave = resampled(*sound, rate)[: round(self.max_seconds * rate)]
@@ -117,6 +121,7 @@ class Speech(DataModule):
     def for_image(
         self, channels: int, size: int, mean: list[float], std: list[float], interpolation: str, crop_pct: float
     ) -> None:
+        self._fix_variants(masks=self.spec_augment)
         window = self.window or float(np.quantile(self.seconds["train"], 0.95))
         self._count_truncated(min(window, self.max_seconds))
         spectrogram = LogMel(MEL_RATE, self.n_mels)

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from thaw.errors import FreezeContractError
-from thaw.model.network import BatchNormPolicy, Network, modules_within
+from thaw.model.network import BatchNormPolicy, Network, active_dropout, modules_within
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _state(network: Network, optimizer: Optimizer, group: str, scale: float) -> 
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     members = [m for whole in modules_within(network, {id(p) for p in parameters}) for m in whole.modules()]
     modes = {module.training for module in members if next(module.parameters(), None) is not None}
-    dropouts = [rate for module in members if module.training and (rate := _dropout(module))]
+    dropouts = [active_dropout(module) for module in members]
     return GroupState(
         group=group,
         parameters=sum(parameter.numel() for parameter in parameters),
@@ -107,12 +107,6 @@ def _state(network: Network, optimizer: Optimizer, group: str, scale: float) -> 
         mode="mixed" if len(modes) == 2 else "train" if True in modes else "eval",
         dropout=max(dropouts, default=0.0),
     )
-
-
-def _dropout(module: nn.Module) -> float:
-    # timm's DropPath has its own name for the rate.
-    rate = getattr(module, "p", None) if isinstance(module, nn.modules.dropout._DropoutNd) else None
-    return float(rate or getattr(module, "drop_prob", None) or 0.0)
 
 
 def _assert_modes(

@@ -1,10 +1,13 @@
 """A Network: a headless body, our own head, and an ordered partition of the parameters into layer groups."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from thaw.model.cut import Cut
 
 BatchNormPolicy = Literal["frozen", "adapt", "train"]
 
@@ -19,6 +22,18 @@ class Steps(NamedTuple):
 
     values: Tensor
     lengths: Tensor
+
+
+class Cached(NamedTuple):
+    """A batch of which the frozen part of the body has been computed before; see `Network.cut`.
+
+    Args:
+        activations: (batch, …) where the network is cut; without a cut its features (batch, width).
+        inputs: what the rest of the body still reads, such as masks; None where that is nothing.
+    """
+
+    activations: Tensor
+    inputs: Tensor | Mapping[str, Tensor] | None = None
 
 
 class Head(nn.Sequential):
@@ -83,6 +98,7 @@ class Network(nn.Module):
         self.fixed: set[str] = set()
         self.lr_scale = 1.0  # of the body's rates, where a strategy trains a small part of it
         self.batch_norm: BatchNormPolicy = "frozen"
+        self.cut: Cut | None = None  # where the activations of a Cached batch come in
         self._trains: set[str] = set(self._names)
         _assert_partition(self._names, names)
         self.train()  # what a library hands over in eval mode would stay there
@@ -102,8 +118,10 @@ class Network(nn.Module):
         """The head's input (batch, width), or one for each step; the only cut at which activations may be cached."""
         return self.body(inputs)
 
-    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor | Steps:
-        return self.head(self.features(inputs))
+    def forward(self, inputs: Tensor | Mapping[str, Tensor] | Cached) -> Tensor | Steps:
+        if not isinstance(inputs, Cached):
+            return self.head(self.features(inputs))
+        return self.head(self.cut.after(*inputs) if self.cut else inputs.activations)
 
     def fix(self, names: Iterable[str]) -> None:
         """Let these parameters never train, also where their layer group does."""
@@ -186,6 +204,13 @@ class Network(nn.Module):
     def groups_with_batch_norm(self) -> list[str]:
         norms = {id(p) for module in self.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
         return [group for group, ps in self.groups.items() if not norms.isdisjoint(map(id, ps.values()))]
+
+
+def active_dropout(module: nn.Module) -> float:
+    """The rate of a dropout or stochastic depth that draws now; 0 of any other module."""
+    # timm's DropPath has its own name for the rate.
+    rate = getattr(module, "p", None) if isinstance(module, nn.modules.dropout._DropoutNd) else None
+    return float(rate or getattr(module, "drop_prob", None) or 0.0) if module.training else 0.0
 
 
 def modules_within(module: nn.Module, ids: Collection[int]) -> list[nn.Module]:

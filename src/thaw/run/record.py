@@ -45,10 +45,6 @@ class Recorder(Checkpoint):
         if len(self._history) < whole:  # killed after the checkpoint was saved, and before the record
             self._history.append(checkpoint.get("metrics", {}).get(pl_module.monitor))
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for remark in trainer.datamodule.remarks:
-            say(f"[dim]{escape(remark)}[/]")
-
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began, self._waited_before = time.monotonic(), _waited(trainer)
         checked = self.freezing.contract[-1]
@@ -66,6 +62,9 @@ class Recorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         total, training = parameter_counts(self.freezing.states)
+        remarks = trainer.datamodule.remarks
+        while remarks:
+            say(f"[dim]{escape(remarks.pop(0))}[/]")
         value = trainer.callback_metrics.get(pl_module.monitor)
         self._history.append(None if value is None else float(value))
         self.run.update(
