@@ -15,10 +15,11 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from thaw.data.datamodule import DataModule, Split
+from thaw.data.datamodule import DataModule
 from thaw.data.decoded import Decoded, decode, in_threads, key_of, pixel_counts
 from thaw.data.files import CHECKED_FILES, Root, contents, labelled_files
 from thaw.data.image_transform import ImageTransform, image_transforms
+from thaw.data.loaders import Split
 from thaw.data.quality import hash_of
 from thaw.data.samples import Samples
 from thaw.errors import UserError
