@@ -320,10 +320,10 @@ def test_broken_image_met_in_a_worker_is_told_in_our_words_alone(tmp_path, monke
     monkeypatch.setattr(images, "CHECKED_FILES", 0)
     data = load(tmp_path, num_workers=1)
     data.preprocess(**PREPROCESSING)
-    batches = iter(data.train_dataloader())
+    loader = data.train_dataloader()
     with pytest.raises(UserError) as caught:
-        next(batches)
-    batches._shutdown_workers()  # left to the garbage collector, torch waits five seconds for them
+        next(iter(loader))
+    loader._iterator._shutdown_workers()  # left to the garbage collector, torch waits five seconds for them
     message = str(caught.value)
     assert message.startswith("data: every image must be readable; ")
     assert str(tmp_path / "cat") in message
@@ -485,9 +485,10 @@ def test_a_batch_is_normalised_as_each_of_its_images_would_be(tmp_path, preproce
 def test_a_batch_has_the_precision_of_the_network(tmp_path):
     data = load(tree(tmp_path))
     data.preprocess(**PREPROCESSING)
+    batch = next(iter(data.val_dataloader()))
     data.trainer = trainer_at(0)
     data.trainer.precision_plugin = HalfPrecision("bf16-true")
-    images, _ = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+    images, _ = data.on_after_batch_transfer(batch, 0)
     assert images.dtype == torch.bfloat16
 
 

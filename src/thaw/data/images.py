@@ -98,7 +98,7 @@ class ImageData(DataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Normalise the bytes that the loader gives, a quarter of the numbers to move, where the network computes."""
         inputs, targets = batch
-        if inputs.dtype == torch.uint8:
+        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
             inputs = self.transforms["eval"].batched(inputs)
             if self.trainer is not None:  # it has seen only the bytes, which no precision changes
                 inputs = self.trainer.precision_plugin.convert_input(inputs)
