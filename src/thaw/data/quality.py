@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -129,11 +129,25 @@ def _first_index(keys: Sequence[Key]) -> dict[Key, int]:
     return index_of
 
 
+@dataclass(frozen=True)
+class _Names(Sequence[str]):
+    """What stands for each sample: a few are shown of what may be a million."""
+
+    name: Callable[[int], str]
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> str:
+        return self.name(index)
+
+
 def examine(data: "DataModule") -> Quality:
     """What there is to know of the data before training: counts, lengths, duplicates, leaks."""
     known = {split: data.known_hashes[split] or data.keys(held) for split, held in data.sources.items()}
     keys = {split: found for split, found in known.items() if found is not None}
-    texts = {split: list(data.names(data.sources[split])) for split in keys}
+    texts = {split: _Names(data.sources[split].name, len(keys[split])) for split in keys}
     within, leaks = duplicates(keys, texts)
     numbers = data.targets.kind == "number"
     counts = {split: data.targets.counts(held.targets) for split, held in data.sources.items()}
