@@ -134,6 +134,16 @@ def test_of_several_processes_one_computes_and_the_others_wait(tmp_path: Path) -
     assert len(list(tmp_path.glob("filled-*"))) == 1
 
 
+def test_what_was_discarded_is_served_to_nobody_though_another_has_it_open(tmp_path: Path) -> None:
+    holder, other = Cache(tmp_path, 1000), Cache(tmp_path, 1000)
+    holder.entry(KEY, 3, filler(b"abc"))
+    other.discard(KEY)
+    assert other.find(KEY) is None
+    assert other.entry(KEY, 3, filler(b"xyz")) is None
+    del holder
+    assert (other.entry(KEY, 3, filler(b"xyz")) / "values.npy").read_bytes() == b"xyz"
+
+
 def test_a_folder_that_cannot_be_written_is_gone_without(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert Cache(tmp_path / "file" / "cache", 1000).entry(KEY, 3, filler(b"abc")) is None

@@ -258,6 +258,18 @@ def test_a_run_of_two_processes_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert [code for code, _ in finished] == [0, 0]
 
 
+def test_two_processes_share_what_one_of_them_has_computed(tmp_path: Path) -> None:
+    command = (*QUICK, "freezing=last_n", "data.augment=none", "trainer.max_epochs=3", "cache.dir=cache")
+    for words in (("run.dir=runs/kept",), ("run.dir=runs/plain", "cache=none")):
+        ended = on_two_ranks(train_here, tmp_path, (*command, *words))
+        assert [code for code, _ in ended] == [0, 0], ended
+    kept, plain = (state(tmp_path / "runs" / name) for name in ("kept", "plain"))
+    assert all(torch.equal(held, plain[name]) for name, held in kept.items())
+    features = assert_complete(tmp_path / "runs" / "kept")["features"]
+    assert [(entry["split"], entry["after"]) for entry in features] == [("train", "block02"), ("val", "block02")]
+    assert len(list((tmp_path / "cache").glob("*/entry.json"))) == 2
+
+
 def test_a_mistake_ends_every_process_with_code_2(tmp_path: Path) -> None:
     for command, said in (
         (("resume=must", "run.dir=runs/nothing"), "resume=must needs an earlier run of the same command"),

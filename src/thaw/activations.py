@@ -98,9 +98,16 @@ class FrozenPart:
         self.whole = len(groups) == len(network.groups) - 1  # all of the body
         self.masked = data.by_length and not self.whole  # the rest of the network must know what is padding
         order = data.in_order(split)
-        self.first, self.last = order[0], order[-1]
+        self.first = order[0]
         inputs = self._inputs(self.first)
-        self.cut = None if self.whole else self._cut(inputs)
+        tried = [inputs]
+        if data.by_length:  # the first is of the shortest; and the last may be a rest
+            tried = [
+                self._inputs(next((indices for indices in reversed(order) if len(indices) > 2), self.first)),
+                inputs,
+            ]
+        self.inputs = _hash(*(content for each in tried for content in _bytes(each)))
+        self.cut = None if self.whole else self._cut(tried[0])
         self.example = self._activations(inputs)
         if data.by_length and self.whole:
             self._assert_blind_to_padding(inputs)
@@ -147,10 +154,12 @@ class FrozenPart:
 
     def parts(self) -> Iterator[tuple[Rows, Tensor]]:
         """(rows, activations) of every batch of every variant; random states stay as they are."""
+        order = self.data.in_order(self.split)
+        yield self.first, self.example
         with torch.random.fork_rng(devices=[]):
             for variant in range(self.variants):
-                loader = self.data.loader_in_order(self.split, variant)
-                for indices, batch in zip(self.data.in_order(self.split), loader, strict=True):
+                loader = self.data.loader_in_order(self.split, variant, skip=not variant)
+                for indices, batch in zip(order[not variant :], loader, strict=True):
                     activations = self._activations(self.on_device(batch)[0])
                     yield [variant * self.size + index for index in indices], activations
 
@@ -173,7 +182,7 @@ class FrozenPart:
             "after": self.groups[-1],
             "data": self.data.fingerprint,
             "split": self.split,
-            "inputs": [_hash(*_bytes(self._inputs(indices))) for indices in (self.first, self.last)],
+            "inputs": self.inputs,
             "lengths": None if lengths is None else _hash(np.ascontiguousarray(lengths).tobytes()),
             "shape": self.shape,
             "dtype": str(self.example.dtype),

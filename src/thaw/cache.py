@@ -93,10 +93,11 @@ class Cache:
         return path
 
     def discard(self, key: Mapping[str, Any]) -> None:
-        """Remove an entry that is not what its key says, unless another process uses it."""
-        if (lock := self._held.pop(name_of(key), None)) is not None:
+        """Serve an entry that is not what its key says to nobody any more."""
+        path = self.folder / name_of(key)
+        (path / SEAL).unlink(missing_ok=True)
+        if (lock := self._held.pop(path.name, None)) is not None:
             os.close(lock)
-            self._remove(self.folder / name_of(key))
 
     def __del__(self) -> None:
         for lock in self._held.values():

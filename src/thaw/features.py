@@ -28,7 +28,8 @@ class FeatureCache(L.Callback):
     """Lets batches come as activations of what is frozen, as long as it stays so.
 
     At the start of each stage it finds the layer groups from the stem on that are frozen. Where they are the whole body
-    its features are kept, else the activations at the group boundary, if the network is provably a chain there.
+    its features are kept, else the activations at the group boundary, if the network is provably a chain there. A stem
+    alone is as quick as reading what it makes.
 
     Args:
         freezing: this callback must stand after it.
@@ -47,7 +48,9 @@ class FeatureCache(L.Callback):
             return
         self._stage = self.freezing.states
         network = pl_module.network
-        if self._epochs_left(network, trainer.current_epoch, trainer.max_epochs) >= FEWEST_EPOCHS:
+        in_full = trainer.num_training_batches == len(self.data.batches("train"))
+        left = self._epochs_left(network, trainer.current_epoch, trainer.max_epochs)
+        if in_full and left >= FEWEST_EPOCHS:
             self._offer(trainer, network, ["train", "val"])
         else:
             self._clear(network)
@@ -77,7 +80,7 @@ class FeatureCache(L.Callback):
     def _offer(self, trainer: L.Trainer, network: Network, splits: Sequence[Split]) -> None:
         self._clear(network)
         groups = frozen_groups(network)
-        if not groups or not self.cache.max_bytes or isinstance(trainer.strategy, FSDP):
+        if len(groups) < 2 or not self.cache.max_bytes or isinstance(trainer.strategy, FSDP):
             return
         for split in splits:
             if split not in self.data.splits:

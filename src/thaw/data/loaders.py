@@ -121,9 +121,11 @@ class Loaders(L.LightningDataModule):
         """Indices of the batches of all samples of a split, unshuffled, for one process alone."""
         return self._unshuffled(split, 0).batches(0)
 
-    def loader_in_order(self, split: Split, variant: int) -> ResumableLoader:
-        """Loads those batches, of one variant of the samples."""
-        return self._loader(split, self._unshuffled(split, variant))
+    def loader_in_order(self, split: Split, variant: int, skip: int = 0) -> ResumableLoader:
+        """Loads those batches after the first `skip`, of one variant of the samples."""
+        batches = self._unshuffled(split, variant)
+        batches.skip = skip
+        return self._loader(split, batches)
 
     def _unshuffled(self, split: Split, variant: int) -> EpochBatches:
         lengths = self.lengths(split) if self.by_length else None

@@ -41,19 +41,20 @@ class Cut:
         self._body = network.body
         if not isinstance(inputs, Tensor) and "attention_mask" not in inputs:
             raise NoCutError("sound has steps that are no samples")
-        small, large = sized(inputs, 2, 5), sized(inputs, 3, 8)
+        small, large = sized(inputs, 2, 3), sized(inputs, 3, 5)
         if small is None or large is None:
             raise NoCutError("a batch is too small to try it")
         before = {id(p) for name in groups for p in network.groups[name].values()}
         training = network.training
+        draws = {module for module in self._body.modules() if active_dropout(module)}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            calls = [self._calls(before, batch) for batch in (small, large)]
-            self.modules, free = self._silent(*(list(map(_first, each)) for each in calls), before)
-            if active := [module for module in [*self.modules, *free] if any(map(active_dropout, module.modules()))]:
-                raise NoCutError(f"{type(active[0]).__name__} draws at random before it")
-            laws = _laws(*calls, *(_sizes(batch) for batch in (small, large)))
-            network.eval()
+            network.eval()  # no statistic moves
             try:
+                calls = [self._calls(before, batch) for batch in (small, large)]
+                self.modules, free = self._silent(*(list(map(_first, each)) for each in calls), before)
+                if active := [m for module in [*self.modules, *free] for m in module.modules() if m in draws]:
+                    raise NoCutError(f"{type(active[0]).__name__} draws at random before it")
+                laws = _laws(*calls, *(_sizes(batch) for batch in (small, large)))
                 # What has no weights, as activations do, is silent too, unless the rest reads it (rotary positions).
                 for silent in ([*self.modules[:-1], *free], self.modules[:-1]):
                     self._silenced = {module: laws[module] for module in silent if module in laws}
