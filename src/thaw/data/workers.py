@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# Seconds in which a batch comes from another process, with what it takes from the cores that compute.
+# Seconds that a batch from another process takes of this one: 1 ms at 32 pixels, 8 ms at 224, where memory is new.
 HANDING_OVER = 0.004
 MOST = 8
 TRIED = 8  # samples
