@@ -126,7 +126,7 @@ def test_a_changed_image_is_decoded_anew(tmp_path, monkeypatch, hashed) -> None:
 @pytest.mark.parametrize(
     ("most", "trainer", "told"),
     [
-        (1000, training(), ["train: 8 images do not fit into the cache decoded, 0 MB"]),
+        (1000, training(), ["train: 8 images do not fit into the cache decoded, 0.0 MB"]),
         (10**8, training(1), []),
         (10**8, SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.TESTING), max_epochs=3), []),
     ],

@@ -183,7 +183,7 @@ class ImageFolder(ImageData):
             self.remarks.append(f"{split}: images are not kept decoded ({error.strerror})")
             return False
         told = "are kept decoded" if folder else "do not fit into the cache decoded"
-        self.remarks.append(f"{split}: {len(paths):,} images {told}, {sum(sizes) / 1e6:,.0f} MB")
+        self.remarks.append(f"{split}: {len(paths):,} images {told}, {sum(sizes) / 1e6:,.1f} MB")
         self._decoded[split] = folder and Decoded(folder, paths)
         return folder is not None
 
