@@ -75,6 +75,7 @@ def train(cfg: DictConfig) -> float:
         loggers = config.build_each({"logger": cfg.logger if run.leads else None}, **place)
         screen = console.Screen(freezing, monitor)
         cache = Cache(Path(cfg.cache.dir or default_folder()), int(cfg.cache.max_gb * 1e9))
+        data.cache, data.track = cache, screen.track
         ours = [freezing, FeatureCache(data, freezing, cache, run, screen.track), Finite(run, data)]
         told = [screen, record.Recorder(run, freezing)]
         trainer = config.build(

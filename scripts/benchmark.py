@@ -11,6 +11,8 @@ from benchmarks.measure import FOLDER, ROOT, machine
 
 # name → (file, what it measures and how long that takes on two cores)
 BENCHMARKS = {
+    "text": ("text", "an epoch of TREC with MiniLM: length batching, random batches, padding to 128 (10 minutes)"),
+    "large": ("large", "tables of 10^4 to 10^6 rows, streamed or not: memory, start, cost of a sample (15 minutes)"),
     "sweep": ("sweeps", "24 jobs of digits as one sweep, against 24 commands one after another (20 minutes)"),
     "search": ("sweeps", "search=bayes against a grid, on digits with 100 labels (7 minutes)"),
     "probe": ("features", "a linear probe with and without the feature cache, and by Lightning's callback (4 minutes)"),

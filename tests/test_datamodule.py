@@ -14,6 +14,7 @@ from torch import Tensor
 from thaw.data.datamodule import DataModule
 from thaw.data.digits import Digits
 from thaw.data.samples import Samples
+from thaw.data.workers import HANDING_OVER, seconds_a_sample
 from thaw.errors import UserError
 
 DIGITS_PREPROCESSING = {
@@ -312,10 +313,36 @@ def test_samples_are_opened_only_when_asked_for():
         data.splits["train"][0]
 
 
-@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 3), (64, 4), (None, 1)])
-def test_workers_default_to_the_cores_at_most_four(monkeypatch, cores, expected):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
-    assert Numbers(num_workers=None).num_workers == expected
+def test_workers_are_as_many_as_asked_for_and_auto_chooses_them_by_the_time_of_a_batch(monkeypatch):
+    monkeypatch.setattr("thaw.data.workers.cores", lambda processes: 6 // processes)
+    for each, expected in ((HANDING_OVER / 33, 0), (HANDING_OVER / 31, 2), (HANDING_OVER / 7, 5), (1.0, 6)):
+        monkeypatch.setattr("thaw.data.workers.seconds_a_sample", lambda samples, each=each: each)
+        data = Numbers(counts=(500, 400), given=("val",), batch_size=32, num_workers="auto")
+        data.preprocess()
+        assert data._loader("val").num_workers == expected
+        assert data.remarks == [f"val: {1000 * each:.2g} ms to load a sample, data.num_workers={expected}"]
+    data.trainer = SimpleNamespace(num_devices=3)
+    data._chosen_workers.clear()
+    assert data._loader("val").num_workers == 2  # three processes share the six cores
+
+
+@pytest.mark.parametrize(("size", "timed"), [(100, 9), (3, 4), (1, 2)])
+def test_timing_samples_draws_nothing(size, timed):
+    """As many as are timed, and one before."""
+    taken = []
+
+    class Noted:
+        def __len__(self) -> int:
+            return size
+
+        def __getitem__(self, key: tuple[int, int]) -> None:
+            taken.append(key)
+
+    state = torch.get_rng_state()
+    assert seconds_a_sample(Noted()) >= 0
+    assert torch.equal(state, torch.get_rng_state())
+    assert len(taken) == timed
+    assert all(epoch == 0 <= index < size for epoch, index in taken)
 
 
 @pytest.mark.parametrize(

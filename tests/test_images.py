@@ -12,12 +12,14 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import HalfPrecision
 from PIL import Image
 from torch import nn
 
 from thaw.data import images
 from thaw.data.digits import Digits
 from thaw.data.images import ImageFolder, open_image
+from thaw.data.sampler import Transformed
 from thaw.errors import UserError
 from thaw.model.network import Network
 from thaw.module import FineTuner
@@ -318,10 +320,10 @@ def test_broken_image_met_in_a_worker_is_told_in_our_words_alone(tmp_path, monke
     monkeypatch.setattr(images, "CHECKED_FILES", 0)
     data = load(tmp_path, num_workers=1)
     data.preprocess(**PREPROCESSING)
-    batches = iter(data.train_dataloader())
+    loader = data.train_dataloader()
     with pytest.raises(UserError) as caught:
-        next(batches)
-    batches._shutdown_workers()  # left to the garbage collector, torch waits five seconds for them
+        next(iter(loader))
+    loader._iterator._shutdown_workers()  # left to the garbage collector, torch waits five seconds for them
     message = str(caught.value)
     assert message.startswith("data: every image must be readable; ")
     assert str(tmp_path / "cat") in message
@@ -460,6 +462,34 @@ def test_strong_augmentation_recolours_and_erases_and_default_does_neither(tmp_p
     assert (erased["default"], recoloured["default"]) == (0, 0)
     assert 5 <= erased["strong"] <= 25  # a quarter of them
     assert recoloured["strong"] >= 20
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("augment", ["none", "default", "strong"])
+@pytest.mark.parametrize("preprocessing", [GREY, PREPROCESSING])
+def test_a_batch_is_normalised_as_each_of_its_images_would_be(tmp_path, preprocessing, augment, split):
+    data = load(tree(tmp_path), augment=augment)
+    data.preprocess(**preprocessing)
+    data.trainer = None
+    whole = Transformed(data.splits[split], data.transforms["train" if split == "train" else "eval"], data.seed)
+    keys = [key for batch in data.batches(split).batches(0) for key in batch]
+    one_by_one = torch.stack([whole[0, index][0] for index in keys])
+    (images, targets) = next(iter(data._loader(split)))
+    found, same = data.on_after_batch_transfer((images, targets), 0)
+    assert images.dtype == (torch.float32 if (augment, split) == ("strong", "train") else torch.uint8)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, one_by_one)
+    assert same is targets
+
+
+def test_a_batch_has_the_precision_of_the_network(tmp_path):
+    data = load(tree(tmp_path))
+    data.preprocess(**PREPROCESSING)
+    batch = next(iter(data.val_dataloader()))
+    data.trainer = trainer_at(0)
+    data.trainer.precision_plugin = HalfPrecision("bf16-true")
+    images, _ = data.on_after_batch_transfer(batch, 0)
+    assert images.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("flip", "expected"), [(False, {False}), (True, {False, True})])

@@ -69,7 +69,8 @@ def test_the_measure_is_that_of_a_plain_backward_pass() -> None:
                 if number == 2:
                     break
                 network.zero_grad()
-                nn.functional.cross_entropy(network(batch[0]), batch[1]).backward()
+                images, targets = trainer.datamodule.on_after_batch_transfer(batch, 0)
+                nn.functional.cross_entropy(network(images), targets).backward()
                 for group, ps in network.groups.items():
                     gradient = torch.cat([p.grad.flatten() for p in ps.values()]).norm()
                     weight = torch.cat([p.detach().flatten() for p in ps.values()]).norm()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features
 
@@ -232,3 +233,16 @@ def test_nothing_is_written_beside_the_data_or_to_the_home_folder(tmp_path: Path
     found = read_table(tmp_path / "a.csv")["train"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
     assert all(entry["filename"].startswith(os.environ["HF_DATASETS_CACHE"]) for entry in found.cache_files)
+
+
+def test_a_stream_of_a_parquet_file_is_its_rows_in_order_across_row_groups(tmp_path: Path) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = {"text": [f"text {number}" for number in range(2500)], "label": [number % 2 for number in range(2500)]}
+    table = Dataset.from_dict(rows, features=features)
+    table.to_parquet(str(tmp_path / "train.parquet"), batch_size=700)
+    assert pq.ParquetFile(tmp_path / "train.parquet").num_row_groups > 3
+    stream = read_table(tmp_path, streaming=True)["train"]
+    assert stream.features == features
+    assert list(stream) == list(table)
+    assert list(stream.skip(1399).take(3)) == [table[number] for number in range(1399, 1402)]
+    assert [len(batch["text"]) for batch in stream.skip(600).iter(batch_size=1000)] == [1000, 900]

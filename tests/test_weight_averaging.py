@@ -121,7 +121,7 @@ def test_averaged_statistics_serve_as_well_as_recomputed_ones(lr: float) -> None
     module, _ = fit(SWA(share=0.5), NoFreezing(), epochs=6, lr=lr, samples=800)
     data = Digits(train_size=800, batch_size=200, num_workers=0, augment="none")
     data.preprocess(**module.network.preprocessing)
-    inputs, targets = next(iter(data.val_dataloader()))
+    inputs, targets = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
 
     def measured() -> tuple[float, float]:
         module.network.train_groups(list(module.network.groups))
@@ -132,7 +132,7 @@ def test_averaged_statistics_serve_as_well_as_recomputed_ones(lr: float) -> None
         return loss.item(), (outputs.argmax(1) == targets).float().mean().item()
 
     averaged = measured()
-    update_bn(data.train_dataloader(), module)
+    update_bn((data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()), module)
     recomputed = measured()
     assert averaged[0] < recomputed[0] * 1.3
     assert averaged[1] >= recomputed[1] - 0.021

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from thaw.cache import Cache
-from thaw.data.datamodule import DataModule, Split
+from thaw.data.datamodule import DataModule
+from thaw.data.loaders import Split
 from thaw.freezing.digest import digests
 from thaw.model.cut import Cut, Inputs, NoCutError, equal
 from thaw.model.network import Cached, Network, Steps

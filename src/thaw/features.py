@@ -11,7 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from thaw.activations import FrozenPart
 from thaw.cache import Cache
 from thaw.console import say
-from thaw.data.datamodule import DataModule, Split
+from thaw.data.datamodule import DataModule
+from thaw.data.loaders import Split
 from thaw.distributed import FSDP
 from thaw.freezing.freezing import Freezing
 from thaw.model.cut import NoCutError

@@ -66,11 +66,11 @@ def test_what_a_transform_raises_tells_the_sample_too(tmp_path: Path, workers: i
     data = load(tree(tmp_path), num_workers=workers, batch_size=1)
     data.preprocess(**PREPROCESSING)
     data.transforms["train"] = no_transform
-    batches = iter(data.train_dataloader())
+    loader = data.train_dataloader()
     with pytest.raises(RuntimeError) as caught:
-        next(batches)
+        next(iter(loader))
     if workers:
-        batches._shutdown_workers()
+        loader._iterator._shutdown_workers()
     told = "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert re.search(r"This is of sample \d of its split\.", told)
 

@@ -1,30 +1,23 @@
-"""The DataModule every kind of data builds on: splits, subsets and loaders."""
+"""The DataModule every kind of data builds on: what its splits hold, and what is known of them."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-import lightning as L
 import numpy as np
 from pydantic import Field
-from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
 
-from thaw.data.loader import ResumableLoader, leave_ctrl_c_to_the_run
-from thaw.data.quality import Quality, duplicates, summary
-from thaw.data.sampler import EpochBatches, Key, Transformed
+from thaw.data.loaders import Loaders
+from thaw.data.quality import Quality, examine
 from thaw.data.samples import Samples, sound, unlabelled
 from thaw.data.splits import carve
-from thaw.data.targets import KINDS, Targets
+from thaw.data.targets import KINDS
 from thaw.defaults import default_batch_size
 from thaw.errors import UserError
 
-Split = Literal["train", "val", "test"]
 Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -33,14 +26,14 @@ ONLY = {"tags": "text", "text": "text", "transcript": "waveform"}
 FITTING_MODELS = {"image": "model=mobilenet", "text": "model=bert", "waveform": "model=wav2vec2"}
 
 
-class DataModule(L.LightningDataModule, ABC):
+class DataModule(Loaders, ABC):
     """Train, val and test splits of one data set.
 
     Args:
         seed: seeds the splits, the subset, the order and the augmentation.
         target: what the task asks for: `class`, `labels`, `number`, `tags`, `transcript` or `text`.
         batch_size: samples a step; None takes 32, or less where there are few labels.
-        num_workers: loader processes; None takes the cores, at most 4.
+        num_workers: loader processes; `auto` times a few samples and takes what keeps up; no result depends on it.
         worker_timeout: seconds to wait for a batch of theirs before the run ends; 0 waits for ever.
         train_size: a stratified subset of train, as a count of samples (int) or a share (float).
         shots: a subset of train with this many samples of each class.
@@ -52,19 +45,15 @@ class DataModule(L.LightningDataModule, ABC):
         UserError: samples that cannot be used, labels that do not fit the task, or a split that cannot be stratified.
     """
 
-    #: What lengths are counted in, and whether samples of similar length go together.
-    unit, by_length = "", False
-    #: How many variants of a training sample there are: 1 without augmentation, None where every epoch draws anew.
-    variants: int | None = None
-    #: Most tokens a batch, padding included.
-    max_tokens: int | None = None
+    #: What lengths are counted in.
+    unit = ""
 
     def __init__(
         self,
         seed: int = 0,
         target: Literal["class", "labels", "number", "tags", "transcript", "text"] = "class",
         batch_size: Annotated[int, Field(ge=1)] | None = None,
-        num_workers: Annotated[int, Field(ge=0)] | None = None,
+        num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto",
         train_size: Size | None = None,
         shots: Annotated[int, Field(ge=1)] | None = None,
         val_size: Share = 0.1,
@@ -73,11 +62,8 @@ class DataModule(L.LightningDataModule, ABC):
         on_bad_sample: Literal["raise", "skip"] = "raise",
         worker_timeout: Annotated[int, Field(ge=0)] = 600,
     ) -> None:
-        super().__init__()
-        self.seed, self.sampler, self.skips = seed, sampler, on_bad_sample == "skip"
-        self.rank, self.ranks = 0, 1  # of several processes, which of them this is
-        self.num_workers = min(os.cpu_count() or 1, 4) if num_workers is None else num_workers
-        self.worker_timeout = worker_timeout
+        super().__init__(seed, sampler, num_workers, worker_timeout)
+        self.skips = on_bad_sample == "skip"
         raw = self.read()
         if "train" not in raw:
             raise UserError(f"data must have a train split; found {', '.join(raw) or 'none'}.")
@@ -86,11 +72,12 @@ class DataModule(L.LightningDataModule, ABC):
             for split, samples in raw.items()
         }
         splits, self.skipped = sound(raw, problems, skip=self.skips)
-        self.targets: Targets = KINDS[target](splits["train"].targets)
+        self.targets = KINDS[target](splits["train"].targets)
         splits = {
             split: replace(samples, targets=self.targets.encode(samples.targets, split))
             for split, samples in splits.items()
         }
+        self.whole = splits  # before anything is carved
         self.splits = carve(splits, self.targets, seed, train_size, shots, val_size, test_size)
         self.sources = dict(self.splits)  # what was read, also where the samples are cut anew from it
         if empty := [split for split, samples in self.splits.items() if not len(samples)]:
@@ -98,9 +85,6 @@ class DataModule(L.LightningDataModule, ABC):
         if sampler == "balanced" and self.targets.strata(self.splits["train"].targets) is None:
             raise UserError("data.sampler=balanced must have one class for each sample. Write data.sampler=shuffle.")
         self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
-        self.transforms: dict[str, Callable[[Any], Any]] = {}
-        # What stands in for the loading of a split: makes a batch from its (epoch, index) keys.
-        self.ready: dict[str, Callable[[Sequence[Key]], tuple[Any, Tensor]]] = {}
         self.truncated: dict[str, int] = {}  # samples of each split that are cut to what the network reads
 
     def share(self, rank: int, ranks: int) -> None:
@@ -146,7 +130,8 @@ class DataModule(L.LightningDataModule, ABC):
         return None
 
     @cached_property
-    def _hashes(self) -> dict[str, Sequence[bytes] | None]:
+    def known_hashes(self) -> dict[str, Sequence[bytes] | None]:
+        """Split → `hashes`, read once."""
         return {split: self.hashes(samples) for split, samples in self.sources.items()}
 
     def keys(self, samples: Samples) -> Sequence[str | bytes] | None:
@@ -156,10 +141,6 @@ class DataModule(L.LightningDataModule, ABC):
     def names(self, samples: Samples) -> Iterable[str]:
         """What stands for each sample in `predictions.csv` and in messages."""
         return (samples.name(index) for index in range(len(samples)))
-
-    def lengths(self, split: Split) -> np.ndarray | None:
-        """Length of each sample (samples,); None where all are alike."""
-        return None
 
     @property
     def classes(self) -> list[str]:
@@ -192,7 +173,7 @@ class DataModule(L.LightningDataModule, ABC):
             for name, item, target in zip(self.names(samples), samples.inputs, samples.targets, strict=True):
                 digest.update(np.asarray(target).tobytes())
                 digest.update(item.tobytes() if isinstance(item, np.ndarray | np.generic) else name.encode())
-            digest.update(b"".join(self._hashes[split] or ()))
+            digest.update(b"".join(self.known_hashes[split] or ()))
         return digest.hexdigest()[:16]
 
     @property
@@ -203,116 +184,4 @@ class DataModule(L.LightningDataModule, ABC):
 
     def quality(self) -> Quality:
         """What there is to know of the data before training: counts, lengths, duplicates, leaks."""
-        known = {split: self._hashes[split] or self.keys(held) for split, held in self.sources.items()}
-        keys = {split: found for split, found in known.items() if found is not None}
-        texts = {split: list(self.names(self.sources[split])) for split in keys}
-        within, leaks = duplicates(keys, texts)
-        numbers = self.targets.kind == "number"
-        counts = {split: self.targets.counts(held.targets) for split, held in self.sources.items()}
-        lengths = {split: found for split in self.splits if (found := self.lengths(split)) is not None}
-        return Quality(
-            sizes=self.sizes,
-            class_counts={s: dict(zip(self.classes, held, strict=True)) for s, held in counts.items() if held},
-            numbers={s: summary(np.ravel(held.targets)) for s, held in self.splits.items()} if numbers else {},
-            lengths={split: summary(found) for split, found in lengths.items()},
-            unit=self.unit,
-            duplicates=within,
-            leaks=leaks,
-            skipped=dict(Counter(reason for _, _, reason in self.skipped)),  # asdict cannot copy a Counter
-            truncated=self.truncated,
-        )
-
-    def collate(self, inputs: Sequence[Any]) -> Any:
-        """One batch of transformed samples."""
-        return default_collate(list(inputs))
-
-    def _collate(self, items: Sequence[tuple[Any, Any]]) -> tuple[Any, Tensor]:
-        inputs, targets = zip(*items, strict=True)
-        return self.collate(inputs), self.targets.collate(targets)
-
-    def batches(self, split: Split) -> EpochBatches:
-        """Which samples go together, in which order."""
-        samples, train = self.splits[split], split == "train"
-        return EpochBatches(
-            len(samples),
-            self.batch_size,
-            self.seed,
-            shuffle=train,
-            epoch=self._epoch,
-            lengths=self.lengths(split) if self.by_length else None,
-            max_tokens=self.max_tokens,
-            weights=self._weights(samples) if train and self.sampler == "balanced" else None,
-            drop_single=train and not self.by_length,  # else it would be the longest, every time
-            rank=self.rank,
-            ranks=self.ranks,
-        )
-
-    def _weights(self, samples: Samples) -> np.ndarray:
-        strata = self.targets.strata(samples.targets)
-        return 1 / np.bincount(strata)[strata]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What a spawned loader worker gets: not the trainer, which cannot be pickled.
-        return self.__dict__ | {"trainer": None}
-
-    def _transformed(self, split: Split) -> Transformed:
-        train = split == "train"
-        transform = self.transforms["train" if train else "eval"]
-        return Transformed(self.splits[split], transform, self.seed, self.variants if train else 1)
-
-    def _loader(self, split: Split, batches: EpochBatches | None = None) -> ResumableLoader:
-        loader = ResumableLoader(
-            self._transformed(split),
-            batch_sampler=batches or self.batches(split),
-            collate_fn=self._collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            timeout=self.worker_timeout if self.num_workers else 0,
-            worker_init_fn=leave_ctrl_c_to_the_run,
-        )
-        if not batches:
-            loader.ready = lambda: self.ready.get(split)
-        return loader
-
-    def in_order(self, split: Split) -> list[list[int]]:
-        """Indices of the batches of all samples of a split, unshuffled, for one process alone."""
-        return self._unshuffled(split, 0).batches(0)
-
-    def loader_in_order(self, split: Split, variant: int, skip: int = 0) -> ResumableLoader:
-        """Loads those batches after the first `skip`, of one variant of the samples."""
-        batches = self._unshuffled(split, variant)
-        batches.skip = skip
-        return self._loader(split, batches)
-
-    def _unshuffled(self, split: Split, variant: int) -> EpochBatches:
-        lengths = self.lengths(split) if self.by_length else None
-        size = len(self.splits[split])
-        return EpochBatches(size, self.batch_size, self.seed, shuffle=False, epoch=lambda: variant, lengths=lengths)
-
-    def batch(self, split: Split, keys: Sequence[Key]) -> tuple[Any, Tensor]:
-        """The batch of these samples, loaded here and now."""
-        samples = self._transformed(split)
-        return self._collate([samples[key] for key in keys])
-
-    def batch_targets(self, split: Split, keys: Sequence[Key]) -> Tensor:
-        """The targets of that batch, without its inputs."""
-        targets = self.splits[split].targets
-        return self.targets.collate([targets[index] for _, index, *_ in keys])
-
-    def _epoch(self) -> int:
-        # `trainer.current_epoch` is still 0 when a resumed run draws its first order; this is what it will be.
-        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
-
-    def train_dataloader(self) -> DataLoader:
-        loader = self._train_loader()
-        loader.done = lambda: self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return loader
-
-    def _train_loader(self) -> ResumableLoader:
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        return self._loader("test")
+        return examine(self)

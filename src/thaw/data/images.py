@@ -1,30 +1,33 @@
 """Images: transforms from the network's own preprocessing, and files of images."""
 
 import io
-import os
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image, ImageOps
 from pydantic import Field
-from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from thaw.data.datamodule import DataModule
+from thaw.data.decoded import Decoded, decode, in_threads, key_of, pixel_counts
 from thaw.data.files import CHECKED_FILES, Root, contents, labelled_files
+from thaw.data.image_transform import ImageTransform, image_transforms
+from thaw.data.loaders import Split
 from thaw.data.quality import hash_of
 from thaw.data.samples import Samples
 from thaw.errors import UserError
 
 # The formats whose parsers are worth trusting with a stranger's file; Pillow knows some forty.
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
+
+ALLOWED = sorted(set(FORMATS.values()))
 
 # 200 MB as RGB. What would decode to more is a mistake or an attack: 69 bytes of PNG can ask for all memory.
 MOST_PIXELS = 2**26
@@ -76,29 +79,39 @@ class ImageData(DataModule):
         mode = InterpolationMode.BICUBIC if interpolation == "random" else InterpolationMode(interpolation)
         if channels not in (1, 3):
             raise UserError(f"model.in_channels must be 1 or 3 for image files; got {channels}.")
-        colour = [v2.Grayscale(1)] if channels == 1 else [v2.RGB()]
-        tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-        resize = [v2.Resize(round(size / crop_pct), interpolation=mode), v2.CenterCrop(size)]
-        crop = [v2.RandomResizedCrop(size, scale=(self.min_crop, 1.0), interpolation=mode)]
-        flip = [v2.RandomHorizontalFlip()] if self.flip else []
-        train = {
-            "none": [*colour, *resize, *tensor],
-            "default": [*colour, *crop, *flip, *tensor],
-            "strong": [*colour, *crop, *flip, v2.RandAugment(interpolation=mode), *tensor, v2.RandomErasing(0.25)],
-        }
-        self.transforms = {"train": v2.Compose(train[self.augment]), "eval": v2.Compose([*colour, *resize, *tensor])}
+        self.transforms = image_transforms(
+            channels=channels,
+            size=size,
+            mean=mean,
+            std=std,
+            mode=mode,
+            crop_pct=crop_pct,
+            augment=self.augment,
+            flip=self.flip,
+            min_crop=self.min_crop,
+        )
+
+    def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
+        samples, transform = super().served(split)
+        return samples, transform.of_a_sample if isinstance(transform, ImageTransform) else transform
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Normalise the bytes that the loader gives, a quarter of the numbers to move, where the network computes."""
+        inputs, targets = batch
+        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
+            inputs = self.transforms["eval"].batched(inputs)
+            if self.trainer is not None:  # it has seen only the bytes, which no precision changes
+                inputs = self.trainer.precision_plugin.convert_input(inputs)
         if self._mix is not None and self.trainer is not None and self.trainer.training:
             # As in Transformed: what is mixed depends on (seed, epoch, batch) alone.
             state = torch.get_rng_state()
             key = (self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx)
             torch.default_generator.manual_seed(hash(key) & 0x7FFF_FFFF_FFFF_FFFF)
             try:
-                return self._mix(*batch)
+                return self._mix(inputs, targets)
             finally:
                 torch.set_rng_state(state)
-        return batch
+        return inputs, targets
 
 
 class ImageFolder(ImageData):
@@ -122,6 +135,7 @@ class ImageFolder(ImageData):
         **images: Any,
     ) -> None:
         self.root, self.path_column, self.label_column = Path(root), path_column, label_column
+        self._decoded: dict[str, Decoded | None] = {}
         super().__init__(**images)
 
     def read(self) -> dict[str, Samples]:
@@ -134,6 +148,58 @@ class ImageFolder(ImageData):
     def hashes(self, samples: Samples) -> list[bytes] | None:
         return [hash_of(contents(path)) for path in samples.inputs] if len(samples) <= CHECKED_FILES else None
 
+    def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
+        if not (decoded := self._find_decoded(split)):
+            return super().served(split)
+        images, samples = decoded, self.splits[split]
+        rows = [images.rows[path] for path in samples.inputs]
+        return replace(samples, inputs=rows, open=images), self._transform(split).drawn
+
+    def _find_decoded(self, split: Split) -> Decoded | None:
+        if self.cache and split not in self._decoded and isinstance(self._transform(split), ImageTransform):
+            paths, key = self._to_decode(split)
+            if folder := self.cache.find(key):
+                self._decoded[split] = Decoded(folder, paths)
+        return self._decoded.get(split)
+
+    def keep(self, split: Split) -> bool:
+        """Decode the images of a split once for all epochs, seeds and runs, if they are to be read again and fit."""
+        transform, trainer = self._transform(split), self.trainer
+        if not self.cache or split in self._decoded or not isinstance(transform, ImageTransform):
+            return False
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING or trainer.max_epochs - self._epoch() == 1:
+            return False
+        paths, key = self._to_decode(split)
+        pixels = [transform.side**2] * len(paths) if transform.side else pixel_counts(paths, ALLOWED)
+        sizes = [count * transform.channels for count in pixels]
+
+        def fill(folder: Path) -> None:
+            decode(folder, paths, sizes, lambda path: transform.fixed(open_image(path)), self.track)
+
+        self._decoded[split] = None  # asked once
+        try:
+            folder = self.cache.entry(key, sum(sizes), fill)
+        except OSError as error:  # nothing depends on it
+            self.remarks.append(f"{split}: images are not kept decoded ({error.strerror})")
+            return False
+        told = "are kept decoded" if folder else "do not fit into the cache decoded"
+        self.remarks.append(f"{split}: {len(paths):,} images {told}, {sum(sizes) / 1e6:,.1f} MB")
+        self._decoded[split] = folder and Decoded(folder, paths)
+        return folder is not None
+
+    def _to_decode(self, split: Split) -> tuple[list[str], dict[str, Any]]:
+        """The images to decode together, and all that comes of them depends on."""
+        own = self.splits[split].inputs
+        # All of a split that val or a test split is carved from, whatever the seed has put where.
+        wholes = ([*held.inputs] for held in self.whole.values() if len(held) <= 2 * len(own))
+        paths = next((whole for whole in wholes if set(own) <= set(whole)), list(own))
+        hashed = ((self.sources[name].inputs, found) for name, found in self.known_hashes.items() if found)
+        hashes = {path: mark for paths_of, found in hashed for path, mark in zip(paths_of, found, strict=True)}
+        return paths, key_of(paths, hashes, self._transform(split).fixed, open_image)
+
+    def _transform(self, split: Split) -> Callable[[Any], Any]:
+        return self.transforms["train" if split == "train" else "eval"]
+
 
 def open_image(path: str, draft: bool = False) -> Image.Image:
     """Decode an image from a file or from `archive.zip::entry`.
@@ -145,7 +211,7 @@ def open_image(path: str, draft: bool = False) -> Image.Image:
         UserError: the file cannot be read as an image, or it is larger than `MOST_PIXELS`; it is named.
     """
     try:
-        with Image.open(io.BytesIO(contents(path)), formats=sorted(set(FORMATS.values()))) as image:
+        with Image.open(io.BytesIO(contents(path)), formats=ALLOWED) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}")
             if draft:
@@ -170,10 +236,5 @@ def unreadable(paths: Sequence[str]) -> dict[int, str]:
             return False
         return True
 
-    # Decoding releases the interpreter lock, but a zip file's handle is not safe to share between threads.
-    threads = 1 if any(".zip::" in path for path in paths) else os.cpu_count()
-    with ThreadPoolExecutor(threads) as pool:
-        progress = partial(track, description="Checking images", total=len(paths), transient=True)
-        return {
-            index: "no readable image" for index, good in enumerate(progress(pool.map(readable, paths))) if not good
-        }
+    checked = in_threads(readable, paths, "Checking images", any(".zip::" in path for path in paths))
+    return {index: "no readable image" for index, good in enumerate(checked) if not good}

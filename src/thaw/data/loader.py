@@ -1,4 +1,4 @@
-"""Loading that goes on in mid-epoch, and that notices when one of its processes is gone."""
+"""Loading that goes on in mid-epoch, that knows how long it was waited for, and that notices when a process is gone."""
 
 import signal
 import time
@@ -19,15 +19,24 @@ class ResumableLoader(DataLoader):
     Attributes:
         done: batches of this epoch that have been trained on.
         ready: makes the batches of an epoch from their keys, where what is needed of them has been computed before.
+        waited: seconds in which nothing was done but wait for a batch.
     """
 
     done: Callable[[], int] = staticmethod(lambda: 0)
     ready: Callable[[], Callable[[Sequence[Any]], Any] | None] = staticmethod(lambda: None)
+    waited = 0.0
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, because Lightning asks for an iterator before it is known what trains in the epoch.
         make = self.ready()
-        yield from map(make, self.batch_sampler) if make else super().__iter__()
+        batches = map(make, self.batch_sampler) if make else super().__iter__()
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
 
     def _get_iterator(self) -> _BaseDataLoaderIter:
         if self.num_workers == 0:
@@ -63,6 +72,8 @@ class _Watchful(_MultiProcessingDataLoaderIter):
                 raise RuntimeError(f"DataLoader worker (pid(s) {gone}) exited unexpectedly") from error
             if found:
                 return batch
+            if self._pin_memory and not self._pin_memory_thread.is_alive():
+                raise RuntimeError("Pin memory thread exited unexpectedly")
         raise RuntimeError(f"DataLoader timed out after {self._timeout} seconds")
 
 

@@ -1,11 +1,15 @@
 """What is wrong with a data set, counted before training: leaks, duplicates, rare classes, lengths."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from thaw.data.datamodule import DataModule
 
 Key = str | bytes
 PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
@@ -123,3 +127,39 @@ def _first_index(keys: Sequence[Key]) -> dict[Key, int]:
     for index, key in enumerate(keys):
         index_of.setdefault(key, index)
     return index_of
+
+
+@dataclass(frozen=True)
+class _Names(Sequence[str]):
+    """What stands for each sample: a few are shown of what may be a million."""
+
+    name: Callable[[int], str]
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> str:
+        return self.name(index)
+
+
+def examine(data: "DataModule") -> Quality:
+    """What there is to know of the data before training: counts, lengths, duplicates, leaks."""
+    known = {split: data.known_hashes[split] or data.keys(held) for split, held in data.sources.items()}
+    keys = {split: found for split, found in known.items() if found is not None}
+    texts = {split: _Names(data.sources[split].name, len(keys[split])) for split in keys}
+    within, leaks = duplicates(keys, texts)
+    numbers = data.targets.kind == "number"
+    counts = {split: data.targets.counts(held.targets) for split, held in data.sources.items()}
+    lengths = {split: found for split in data.splits if (found := data.lengths(split)) is not None}
+    return Quality(
+        sizes=data.sizes,
+        class_counts={s: dict(zip(data.classes, held, strict=True)) for s, held in counts.items() if held},
+        numbers={s: summary(np.ravel(held.targets)) for s, held in data.splits.items()} if numbers else {},
+        lengths={split: summary(found) for split, found in lengths.items()},
+        unit=data.unit,
+        duplicates=within,
+        leaks=leaks,
+        skipped=dict(Counter(reason for _, _, reason in data.skipped)),  # asdict cannot copy a Counter
+        truncated=data.truncated,
+    )

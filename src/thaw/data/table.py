@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
+from datasets.iterable_dataset import ArrowExamplesIterable
 
 from thaw.errors import UserError, did_you_mean, first_line
 
@@ -164,10 +168,24 @@ def _load(path: Path, streaming: bool) -> Dataset | IterableDataset:
         if kind == "csv":  # every cell is the text that stands there: 007 is no 7, and one split reads like another
             header = pd.read_csv(path, nrows=0, **options).columns
             options["features"] = datasets.Features({name: datasets.Value("string") for name in header})
+        if streaming and kind == "parquet":
+            return _parquet_stream(path)
         found = datasets.load_dataset(kind, data_files=where, split="train", streaming=streaming, **options)
         if not streaming:
             found.data.validate(full=True)  # the JSON reader takes any bytes for text
         return found
+
+
+def _parquet_stream(path: Path, rows: int = 1000) -> IterableDataset:
+    # Asked for more than a row group at once, the reader takes the whole file into memory.
+    def tables() -> Iterator[tuple[int, pa.Table]]:
+        with pq.ParquetFile(path) as file:
+            groups = (file.iter_batches(rows, [group], use_threads=False) for group in range(file.num_row_groups))
+            for number, batch in enumerate(chain.from_iterable(groups)):
+                yield number, pa.Table.from_batches([batch])
+
+    features = datasets.Features.from_arrow_schema(pq.read_schema(path))
+    return IterableDataset(ArrowExamplesIterable(tables, {}), info=datasets.DatasetInfo(features=features))
 
 
 @contextmanager

@@ -182,7 +182,7 @@ class Text(DataModule):
         self._lengths = {}
         for split, samples in self.splits.items():
             rows = samples.inputs
-            full = np.asarray(self._tokens[rows.source]["full_length"])[rows.numbers]
+            full = np.asarray(self._tokens[rows.source]["full_length"][:])[rows.numbers]
             self._lengths[split] = np.minimum(full, length)
             self.truncated[split] = int((full > length).sum())
 

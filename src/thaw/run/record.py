@@ -22,13 +22,17 @@ from thaw.run.interruption import CODES, requeue
 from thaw.run.run import Run
 from thaw.tables import parameter_counts
 
+# Share of the training time from which on waiting for data is told.
+LONG_WAIT = 0.2
+LESS_WAIT = "Write data.num_workers=auto"
+
 
 class Recorder(Checkpoint):
     """Keeps `run.json` true after each epoch; a `Checkpoint`, because Lightning calls those last."""
 
     def __init__(self, run: Run, freezing: Freezing) -> None:
         self.run, self.freezing = run, freezing
-        self._samples, self._seconds = 0, 0.0
+        self._samples, self._seconds, self._waited = 0, 0.0, 0.0
         self._contract: list[Any] = []  # as it was checked at the start of each stage
         self._history: list[float | None] = []  # the monitor, epoch by epoch
 
@@ -42,7 +46,7 @@ class Recorder(Checkpoint):
             self._history.append(checkpoint.get("metrics", {}).get(pl_module.monitor))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._began = time.monotonic()
+        self._began, self._waited_before = time.monotonic(), _waited(trainer)
         checked = self.freezing.contract[-1]
         if not self._contract or checked["groups"] != self._contract[-1]["groups"]:  # else a stage that goes on
             self._contract.append(checked)
@@ -54,9 +58,13 @@ class Recorder(Checkpoint):
         self._samples += len(batch[1])
         if trainer.is_last_batch:
             self._seconds += time.monotonic() - self._began
+            self._waited += _waited(trainer) - self._waited_before
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         total, training = parameter_counts(self.freezing.states)
+        remarks = trainer.datamodule.remarks
+        while remarks:
+            say(f"[dim]{escape(remarks.pop(0))}[/]")
         value = trainer.callback_metrics.get(pl_module.monitor)
         self._history.append(None if value is None else float(value))
         self.run.update(
@@ -64,11 +72,26 @@ class Recorder(Checkpoint):
             epochs=trainer.current_epoch + 1,
             steps=trainer.global_step,
             samples_per_second=round(self._samples * trainer.world_size / max(self._seconds, 1e-9), 1),
+            data_wait=round(self.data_wait, 4),
             peak_memory_bytes=peak_memory(),
             parameters={"total": total, "trainable_at_end": training},
             timeline=[stage._asdict() for stage in self.freezing.timeline],
             freezing=self.freezing.state_dict(),
         )
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the training time, without validation, in which nothing was done but wait for a batch."""
+        return self._waited / max(self._seconds, 1e-9)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.data_wait > LONG_WAIT:
+            advice = LESS_WAIT if trainer.datamodule.num_workers == 0 else "Give the command more cores"
+            say(f"[yellow]{self.data_wait:.0%} of the training time went by in waiting for data.[/] {advice}.")
+
+
+def _waited(trainer: L.Trainer) -> float:
+    return getattr(trainer.train_dataloader, "waited", 0.0)  # not every source of batches need be waited for
 
 
 def describe(data: DataModule, quality: Quality) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""Images that are decoded once: their bytes lie in a memory map, which all processes and later runs share."""
+
+import hashlib
+import inspect
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from thaw.data.files import contents
+from thaw.data.progress import bar
+from thaw.data.workers import cores
+
+
+class Decoded:
+    """Opens images by their number, each as it was before anything random.
+
+    Args:
+        folder: holds `pixels.npy` (bytes,), one image after the other, and `shapes.npy` (images, 3): height, width,
+            channels.
+        paths: of all of them.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[str] = ()) -> None:
+        self.folder, self.rows = folder, {path: number for number, path in enumerate(paths)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}  # a process that is spawned maps the file itself
+
+    @cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shapes = np.load(self.folder / "shapes.npy", allow_pickle=False)
+        pixels = np.load(self.folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        return pixels, shapes, np.cumsum(shapes.prod(axis=1)) - shapes.prod(axis=1)
+
+    def __call__(self, number: int) -> Image.Image:
+        pixels, shapes, starts = self._arrays
+        height, width, channels = shapes[number].tolist()
+        found = np.asarray(pixels[starts[number] : starts[number] + height * width * channels])
+        return Image.fromarray(found.reshape((height, width) if channels == 1 else (height, width, channels)))
+
+
+def key_of(paths: Sequence[str], hashes: Mapping[str, bytes], fixed: Any, open_image: Callable) -> dict[str, Any]:
+    """All that the decoded images depend on.
+
+    Args:
+        hashes: path → hash of the file's content; where there is none, its name, size and time of change stand for it.
+        fixed: what is done to each, whose `repr` tells everything.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        mark = hashes.get(path) or _stamp(path)
+        digest.update(len(mark).to_bytes(4) + mark)
+    return {
+        "what": "decoded images",
+        "files": digest.hexdigest(),
+        "fixed": repr(fixed),
+        "code": hashlib.sha256(inspect.getsource(open_image).encode()).hexdigest(),
+        "versions": {package: version(package) for package in ("pillow", "torchvision")},
+    }
+
+
+def _stamp(path: str) -> bytes:
+    container, archived, _ = path.partition(".zip::")
+    try:
+        found = os.stat(f"{container}.zip" if archived else path)
+    except OSError:
+        return b""  # what opens it tells
+    return f"{path} {found.st_size} {found.st_mtime_ns}".encode("utf-8", "surrogateescape")
+
+
+def pixel_counts(paths: Sequence[str], formats: Sequence[str]) -> list[int]:
+    """Height × width of each image, by its header."""
+
+    def count(path: str) -> int:
+        try:
+            with Image.open(io.BytesIO(contents(path)) if ".zip::" in path else path, formats=formats) as image:
+                return image.width * image.height
+        except Exception:  # of all its parsers; what decodes it tells
+            return 0
+
+    return in_threads(count, paths, "Measuring images", any(".zip::" in path for path in paths))
+
+
+def decode(
+    folder: Path,
+    paths: Sequence[str],
+    sizes: Sequence[int],
+    open_fixed: Callable[[str], Image.Image],
+    track: Callable[..., Iterable[Any]],
+) -> None:
+    """Write what `Decoded` reads.
+
+    Args:
+        sizes: bytes of each image.
+        track: shows the progress of an iterable: `track(items, total, description)`.
+
+    Raises:
+        UserError: an image cannot be read.
+        OSError: the disk is full.
+    """
+    starts = np.cumsum(sizes) - sizes
+    shape = (int(np.sum(sizes)),)
+    begin = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape).offset
+
+    def put(number: int) -> tuple[int, int, int]:
+        image = np.asarray(open_fixed(paths[number]))
+        assert image.size == sizes[number], paths[number]
+        os.pwrite(file, image.tobytes(), begin + int(starts[number]))  # through a map, a full disk ends the process
+        return *image.shape[:2], image.shape[2] if image.ndim == 3 else 1
+
+    file = os.open(folder / "pixels.npy", os.O_WRONLY)
+    try:
+        zipped = any(".zip::" in path for path in paths)
+        shapes = in_threads(put, range(len(paths)), "decoding images", zipped, track)
+    finally:
+        os.close(file)
+    np.save(folder / "shapes.npy", np.array(shapes, dtype=np.int64))
+
+
+def in_threads(
+    work: Callable[[Any], Any], items: Sequence[Any], description: str, zipped: bool, track: Callable = bar
+) -> list:
+    """What comes of each item; decoding releases the interpreter lock.
+
+    Args:
+        zipped: whether some lie in a zip file, whose handle is not safe to share between threads.
+    """
+    with ThreadPoolExecutor(1 if zipped else cores()) as pool:
+        return list(track(pool.map(work, items), len(items), description))
