@@ -180,7 +180,7 @@ class FrozenPart:
             "weights": _hash(*weights),
             "body": _hash(repr(self.network.body).encode()),
             "after": self.groups[-1],
-            "data": self.data.fingerprint,
+            "data": [self.data.fingerprint, _hash(*self.data.stamps(self.split))],
             "split": self.split,
             "inputs": self.inputs,
             "lengths": None if lengths is None else _hash(np.ascontiguousarray(lengths).tobytes()),

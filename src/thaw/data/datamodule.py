@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from thaw.data.loaders import Loaders
+from thaw.data.files import stamp
+from thaw.data.loaders import Loaders, Split
 from thaw.data.quality import Quality, examine
 from thaw.data.samples import Samples, sound, unlabelled
 from thaw.data.splits import carve
@@ -133,6 +134,11 @@ class DataModule(Loaders, ABC):
     def known_hashes(self) -> dict[str, Sequence[bytes] | None]:
         """Split → `hashes`, read once."""
         return {split: self.hashes(samples) for split, samples in self.sources.items()}
+
+    def stamps(self, split: Split) -> list[bytes]:
+        """What else the contents of a split are known by, where its files are too many for a hash of each."""
+        paths = self.sources[split].inputs if self.known_hashes[split] is None else ()
+        return [stamp(path) for path in paths if isinstance(path, str)]
 
     def keys(self, samples: Samples) -> Sequence[str | bytes] | None:
         """What two samples share if they are the same, but for files; None where that cannot be told."""

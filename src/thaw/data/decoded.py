@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from thaw.data.files import contents
+from thaw.data.files import contents, stamp
 from thaw.data.progress import bar
 from thaw.data.workers import cores
 
@@ -56,7 +56,7 @@ def key_of(paths: Sequence[str], hashes: Mapping[str, bytes], fixed: Any, open_i
     """
     digest = hashlib.sha256()
     for path in paths:
-        mark = hashes.get(path) or _stamp(path)
+        mark = hashes.get(path) or stamp(path)
         digest.update(len(mark).to_bytes(4) + mark)
     return {
         "what": "decoded images",
@@ -65,15 +65,6 @@ def key_of(paths: Sequence[str], hashes: Mapping[str, bytes], fixed: Any, open_i
         "code": hashlib.sha256(inspect.getsource(open_image).encode()).hexdigest(),
         "versions": {package: version(package) for package in ("pillow", "torchvision")},
     }
-
-
-def _stamp(path: str) -> bytes:
-    container, archived, _ = path.partition(".zip::")
-    try:
-        found = os.stat(f"{container}.zip" if archived else path)
-    except OSError:
-        return b""  # what opens it tells
-    return f"{path} {found.st_size} {found.st_mtime_ns}".encode("utf-8", "surrogateescape")
 
 
 def pixel_counts(paths: Sequence[str], formats: Sequence[str]) -> list[int]:

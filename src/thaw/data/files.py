@@ -140,3 +140,13 @@ def contents(path: str) -> bytes:
 def _assert_bounded(size: int) -> None:
     if size > MOST_BYTES:
         raise OSError(f"{size:,} bytes are more than {MOST_BYTES:,}")
+
+
+def stamp(path: str) -> bytes:
+    """Name, size and time of change of a file, or of the archive it lies in; empty where it cannot be had."""
+    container, archived, _ = path.partition(".zip::")
+    try:
+        found = os.stat(f"{container}.zip" if archived else path)
+    except OSError:
+        return b""  # what opens it tells
+    return f"{path} {found.st_size} {found.st_mtime_ns}".encode("utf-8", "surrogateescape")
