@@ -12,6 +12,7 @@ from benchmarks.measure import FOLDER, ROOT, machine
 # name → (file, what it measures and how long that takes on two cores)
 BENCHMARKS = {
     "sweep": ("sweeps", "24 jobs of digits as one sweep, against 24 commands one after another (20 minutes)"),
+    "step": ("steps", "the fixed cost of a training step beside a plain loop, Lightning and transformers (2 minutes)"),
     "search": ("sweeps", "search=bayes against a grid, on digits with 100 labels (7 minutes)"),
 }
 

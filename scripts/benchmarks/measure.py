@@ -43,7 +43,9 @@ def table(title: str, unit: str, found: Mapping[str, Sequence[float]], reference
     lines = [f"| {title} | {unit} | spread | ratio |", "|---|---|---|---|"]
     for name, values in found.items():
         spread = f"{min(values):.{digits}f} – {max(values):.{digits}f}"
-        lines.append(f"| {name} | {statistics.median(values):.{digits}f} | {spread} | {ratio(found, name, reference):.2f} |")
+        lines.append(
+            f"| {name} | {statistics.median(values):.{digits}f} | {spread} | {ratio(found, name, reference):.2f} |"
+        )
     return "\n".join(lines)
 
 

@@ -54,6 +54,13 @@ class FineTuner(L.LightningModule):
         optimizer(network)  # a wrong option must show before the run begins
         self.save_hyperparameters(dict(config or {}))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes twice around each hook which it is, and a module's own way looks for tensors first.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, inputs: Inputs) -> Tensor | Steps:
         return self.network(inputs)
 
@@ -78,7 +85,11 @@ class FineTuner(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout and mixing draw the same after a resume as without it, and nothing need be remembered for that.
-        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF)
+        seed = hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF
+        # Not `torch.manual_seed`: for each kind of device that is not there it would keep a call, with its traceback.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step("train", batch)[0] + self.regularization.penalty(self.network)
@@ -95,7 +106,7 @@ class FineTuner(L.LightningModule):
 
     def _step(self, split: str, batch: Batch) -> tuple[Tensor, Tensor | Steps]:
         inputs, targets = batch
-        outputs = self(inputs)
+        outputs = self.network(inputs)
         loss = self.task.loss(outputs, targets)
         self.task.update(split, loss, outputs, targets)
         return loss, outputs
