@@ -1,16 +1,13 @@
 """Steps: what one costs beside the computation itself, and full fine-tuning against a plain PyTorch loop."""
 
-import itertools
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from benchmarks.measure import FOLDER, ROOT, interleaved
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +15,7 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
+from benchmarks.measure import FOLDER, ROOT, interleaved
 from thaw import console
 from thaw.build import TRAINER
 from thaw.freezing.by_group import NoFreezing

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from benchmarks.measure import FOLDER, ROOT, command
 
+from benchmarks.measure import FOLDER, ROOT, command
 from thaw.search.compare import interval
 from thaw.search.ledger import Row, read_rows
 

@@ -26,7 +26,7 @@ class Unprofiled(PassThroughProfiler):
 
 
 def lean(trainer: L.Trainer, module: L.LightningModule) -> None:
-    """Take the empty hooks of a step from the trainer's callbacks and the module: Lightning passes over what is None."""
+    """Take the empty hooks of a step from the callbacks and the module: Lightning passes over what is None."""
     if type(trainer.profiler) is PassThroughProfiler:
         trainer.profiler = Unprofiled()
     for held, kind in [(module, L.LightningModule), *((callback, L.Callback) for callback in trainer.callbacks)]:

@@ -26,7 +26,7 @@ PRIVATE = {"x_disable_meta": True, "x_save_requirements": False, "disable_git": 
 
 
 class _Experiment:
-    """Stands for the W&B run: Lightning asks every logger for its experiment before it trains, and for nothing of it."""
+    """Stands for the W&B run, which Lightning asks every logger for before it trains, and does nothing with."""
 
     def __init__(self, late: "LateWandb") -> None:
         self._late = late

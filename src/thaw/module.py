@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from thaw.distributed import FSDP
 from thaw.model.network import Network, Steps
+from thaw.optimizer import lay_out_like_weights
 from thaw.regularization import Regularization
 from thaw.scheduler import GroupSchedule, Schedule
 from thaw.task.task import Task
@@ -71,6 +72,8 @@ class FineTuner(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
 
     def configure_model(self) -> None:
+        if not self._sharded:
+            self.network.lay_out(self.trainer.strategy.root_device.type)
         if isinstance(self.trainer.strategy, FSDP) and not self._sharded:
             self.trainer.strategy.shard(self.network)
             self._sharded = True
@@ -78,6 +81,7 @@ class FineTuner(L.LightningModule):
     def on_train_start(self) -> None:
         # Asked any earlier, Lightning would let the loader's workers fetch epoch 0 before it restores a checkpoint.
         self.lr_schedulers().set_steps(int(self.trainer.estimated_stepping_batches))
+        lay_out_like_weights(self.optimizers().optimizer)
         if self.trainer.fit_loop.restarted_mid_epoch:
             # Lightning tells nobody that the epoch goes on, and what trains in it would stay unset.
             for callback in self.trainer.callbacks:

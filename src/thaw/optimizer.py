@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, Field
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thaw.errors import UserError, did_you_mean
@@ -113,3 +113,14 @@ def _assert_options(target: type[Optimizer], options: Mapping[str, Any]) -> None
     known = inspect.signature(target).parameters
     if unknown := [option for option in options if option not in known]:
         raise TypeError(f"it has no option {unknown[0]!r}")
+
+
+def lay_out_like_weights(optimizer: Optimizer) -> None:
+    """Give the state of each weight its order in memory, which a checkpoint of another device may have otherwise.
+
+    A fused step takes them for the same.
+    """
+    for weight, state in optimizer.state.items():
+        for name, held in state.items():
+            if isinstance(held, Tensor) and held.shape == weight.shape and held.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=held.dtype, requires_grad=False).copy_(held)

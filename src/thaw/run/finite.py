@@ -34,7 +34,7 @@ class Step:
     """What is needed to tell of a step, should it be the one.
 
     Args:
-        seen: the losses of its batches, and the norm of each parameter's gradient (batches + parameters,), on the device.
+        seen: the losses of its batches, and the norm of each gradient (batches + parameters,), on the device.
     """
 
     number: int

@@ -80,8 +80,8 @@ def keeps_everything(metric: Metric) -> bool:
 
 
 def counts(metric: Metric) -> bool:
-    """Whether a metric keeps whole numbers, or the predictions themselves, and so tells the same of batches put together.
+    """Whether a metric keeps whole numbers, or the predictions themselves: of batches put together it tells the same.
 
-    A sum of fractions does not, to the last bit.
+    One that keeps a sum of fractions does not, to the last bit.
     """
     return all(isinstance(default, list) or not default.is_floating_point() for default in metric._defaults.values())
