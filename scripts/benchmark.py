@@ -13,6 +13,8 @@ from benchmarks.measure import FOLDER, ROOT, machine
 BENCHMARKS = {
     "sweep": ("sweeps", "24 jobs of digits as one sweep, against 24 commands one after another (20 minutes)"),
     "step": ("steps", "the fixed cost of a training step beside a plain loop, Lightning and transformers (2 minutes)"),
+    "full": ("full", "full fine-tuning of ResNet-18 and MiniLM against a plain loop (4 minutes)"),
+    "startup": ("startup", "--cfg job, --help and the first step against bare Hydra and bare imports (4 minutes)"),
     "search": ("sweeps", "search=bayes against a grid, on digits with 100 labels (7 minutes)"),
 }
 

@@ -1,4 +1,4 @@
-"""Steps: what one costs beside the computation itself, and full fine-tuning against a plain PyTorch loop."""
+"""Steps: what one costs beside the computation itself, in a loop by hand, in Lightning, transformers and Thaw."""
 
 import statistics
 import time
@@ -200,7 +200,7 @@ def trainer_loop(network: nn.Module, batches: Sequence[Batch]) -> float:
 
 def step() -> None:
     """The fixed cost of a step: 64 numbers in, ten classes out, so that there is next to nothing to compute."""
-    _quiet()
+    quiet()
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(STEPS, BATCH, WIDTH, generator=generator)
     targets = torch.randint(CLASSES, (STEPS, BATCH), generator=generator)
@@ -226,7 +226,8 @@ def step() -> None:
         print(f"| {name} | {statistics.median(values):.2f} | {spread} | {over:+.2f} |")
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Let the libraries print nothing between the lines of a table."""
     console.quiet_lightning()
     console.console.quiet = True
     warnings.simplefilter("ignore")
