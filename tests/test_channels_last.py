@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset
 
 from thaw.build import TRAINER
-from thaw.freezing.by_group import Gradual
+from thaw.freezing.by_group import NoFreezing
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer, lay_out_like_weights
@@ -89,7 +89,7 @@ def fit(folder: Path, checkpoint: Path | None = None) -> FineTuner:
     seen: list[bool] = []
     module.network.body.conv_stem.register_forward_pre_hook(lambda _, inputs: seen.append(is_last(inputs[0])))
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=4, callbacks=[Gradual(every=1), Saving(folder / "half.ckpt")], logger=False,
+        accelerator="cpu", max_epochs=4, callbacks=[NoFreezing(), Saving(folder / "half.ckpt")], logger=False,
         default_root_dir=folder, limit_val_batches=0, log_every_n_steps=1, **TRAINER,
     )  # fmt: skip
     trainer.fit(module, batches, batches, ckpt_path=checkpoint, weights_only=True)

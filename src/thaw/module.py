@@ -90,7 +90,7 @@ class FineTuner(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout and mixing draw the same after a resume as without it, and nothing need be remembered for that.
         seed = hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF
-        # Not `torch.manual_seed`: for each kind of device that is not there it would keep a call, with its traceback.
+        # Not `torch.manual_seed`, which writes down a traceback for each kind of device that is not there.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
