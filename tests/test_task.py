@@ -165,7 +165,7 @@ def test_mixed_samples_count_under_their_heavier_class():
     soft = torch.tensor([[0.6, 0.4, 0.0], [0.4, 0.3, 0.3]])
     assert task.labels(soft).tolist() == [0, 0]
     task.update("train", task.loss(outputs, soft), outputs, soft)
-    assert float(task.metrics["train_"]["accuracy"].compute()) == 0.5
+    assert float(task.compute("train")["train/accuracy"]) == 0.5
 
 
 @pytest.mark.parametrize("classes", [2, 9, 10, 11])

@@ -1,6 +1,6 @@
 """Configuration: everything wrong with it at once, and the only place that builds objects from it.
 
-This file must not import torch: `--help` and `--cfg job` come here.
+This file must import neither torch nor pydantic: `--help` and `--cfg job` come here.
 """
 
 import functools
@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -19,16 +19,15 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, Field
 
 from thaw import schema
 from thaw.advice import in_words
 from thaw.ending import end, reached, without_secrets
 from thaw.errors import RunError, UserError, did_you_mean, first_line
 from thaw.redaction import redact, redacted
-from thaw.run.folder import assert_writable, folder_name
+from thaw.run.folder import assert_writable
 from thaw.run.unfinished import replacing
-from thaw.search.settings import SETTINGS
+from thaw.usage import usage
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -41,22 +40,6 @@ EXECUTION_WHITELIST = [
     "lightning.pytorch.loggers.TensorBoardLogger",
 ]
 find_target = functools.partial(schema.find_target, allowed=EXECUTION_WHITELIST)
-
-# The settings that belong to no target, or that a target of another project takes too lightly.
-TOP_LEVEL: Mapping[str, Any] = {
-    "seed": Annotated[int, Field(ge=0, lt=2**32)],
-    "monitor": str | None,
-    "paths.data": str,
-    "test": bool,
-    "resume": Literal["never", "auto", "must"],
-    "run.dir": Annotated[str, AfterValidator(folder_name)] | None,
-    "checkpoint.every_n_steps": Annotated[int, Field(ge=1)] | None,
-    "checkpoint.every_minutes": Annotated[float, Field(gt=0)] | None,
-    "trainer.max_epochs": Annotated[int, Field(ge=1)] | None,
-    "cache.dir": str | None,
-    "cache.max_gb": Annotated[float, Field(ge=0)],
-    **SETTINGS,
-}
 
 
 def build(node: DictConfig, **given: Any) -> Any:
@@ -150,7 +133,7 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any, Any]:
         except Exception as error:  # it raises its own types and plain ones
             reason = (str(error) or type(error).__name__).splitlines()[0]
             problems.append(f"trainer must suit this machine: {reason} Write e.g. trainer=default.")
-    if not any(problem.startswith(("data.", "task._")) for problem in problems):
+    if not any(problem.startswith(("data.", "task._", "seed")) for problem in problems):
         try:
             data = build(cfg.data, seed=cfg.seed, target=find_target(cfg.task._target_).target)
         except UserError as error:
@@ -172,12 +155,16 @@ def validate(cfg: DictConfig) -> list[str]:
     """Bind every node to its target's signature and check its values; return every problem in words."""
     if problems := _lacking(cfg):
         return problems
+    from thaw.settings import TOP_LEVEL
+
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
     return schema.problems(plain(cfg), TOP_LEVEL, groups, find_target)
 
 
 def _lacking(cfg: DictConfig) -> list[str]:
     """What keeps the rest from being read: references to nothing, and settings deleted that a run cannot be without."""
+    from thaw.settings import TOP_LEVEL
+
     settings = OmegaConf.to_container(cfg)
     problems = []
     for key in [key for key, value in schema.flat(settings).items() if "${" in str(value) and type(value) is not dict]:
@@ -202,7 +189,11 @@ def main(task: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors over instead of printing them
     try:
         _assert_words()
-        if get_args_parser().parse_known_args()[0].multirun:
+        flags = get_args_parser().parse_known_args()[0]
+        if flags.help:
+            print(usage([CONF, *map(Path, [flags.config_dir] * bool(flags.config_dir))]))
+            return
+        if flags.multirun:
             from thaw.search import plugins  # Optuna comes with it
 
             plugins.register()

@@ -23,6 +23,8 @@ from thaw.tables import data_table, findings, parameter_counts, per_class_table,
 console = Console(highlight=False)
 # More rows than this are better read in per_class.csv.
 MOST_CLASSES = 20
+# Seconds between two moves of the bar, which is drawn no oftener.
+SHORTEST = 0.1
 
 
 def say(text: str) -> None:
@@ -42,6 +44,7 @@ class Screen(Checkpoint):
     def __init__(self, freezing: Freezing, monitor: str) -> None:
         self.freezing, self.monitor = freezing, monitor
         self._shown: list[GroupState] = []
+        self._moved = 0.0
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -83,7 +86,9 @@ class Screen(Checkpoint):
         self._progress.update(self._bar, description=epoch)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self._progress.update(self._bar, completed=trainer.global_step)
+        if time.monotonic() - self._moved > SHORTEST or trainer.is_last_batch:
+            self._progress.update(self._bar, completed=trainer.global_step)
+            self._moved = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = trainer.callback_metrics

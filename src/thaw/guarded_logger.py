@@ -9,7 +9,7 @@ from rich.markup import escape
 from thaw.console import say
 from thaw.errors import first_line
 
-KNOWN_AS = {"CSVLogger": "metrics.csv", "WandbLogger": "W&B"}
+KNOWN_AS = {"CSVLogger": "metrics.csv", "LateWandb": "W&B"}
 
 
 class GuardedLogger(Logger):

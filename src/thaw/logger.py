@@ -3,16 +3,15 @@
 import csv
 import os
 import secrets
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import requests
-import wandb
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from requests.utils import get_netrc_auth
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from rich.markup import escape
 
 from thaw.console import say
@@ -26,7 +25,81 @@ ANSWER_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5, 14, 15
 PRIVATE = {"x_disable_meta": True, "x_save_requirements": False, "disable_git": True, "disable_code": True}
 
 
+class _Experiment:
+    """Stands for the W&B run, which Lightning asks every logger for before it trains, and does nothing with."""
+
+    def __init__(self, late: "LateWandb") -> None:
+        self._late = late
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._late.logger.experiment, name)
+
+
+class LateWandb(Logger):
+    """A W&B logger that is started when there are metrics to log: importing and starting W&B takes seconds.
+
+    Args:
+        name: of the project.
+        start: makes the logger.
+    """
+
+    def __init__(self, folder: str, name: str, start: Callable[[], Logger]) -> None:
+        super().__init__()
+        self._folder, self._name, self._start = folder, name, start
+        self._started: Logger | None = None
+        self._hyperparams: list[tuple[Any, ...]] = []
+
+    @property
+    def logger(self) -> Logger:
+        """The logger itself, from now on started."""
+        if self._started is None:
+            self._started = self._start()
+            for given in self._hyperparams:
+                self._started.log_hyperparams(*given)
+        return self._started
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> int | str | None:
+        return self._started.version if self._started else None
+
+    @property
+    def save_dir(self) -> str:
+        return self._folder
+
+    @property
+    def experiment(self) -> "_Experiment":
+        return _Experiment(self)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.logger.log_metrics(metrics, step)
+
+    def log_hyperparams(self, *given: Any) -> None:
+        if self._started is None:
+            self._hyperparams.append(given)
+        else:
+            self._started.log_hyperparams(*given)
+
+    def finalize(self, status: str) -> None:
+        if self._started is not None:
+            self._started.finalize(status)
+
+
 def wandb_logger(
+    folder: str,
+    name: str,
+    project: str = "thaw",
+    entity: str | None = None,
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+) -> LateWandb:
+    """A logger into the run's own directory, started at the first metrics; see `started_wandb`."""
+    return LateWandb(folder, project, partial(started_wandb, folder, name, project, entity, mode))
+
+
+def started_wandb(
     folder: str,
     name: str,
     project: str = "thaw",
@@ -40,6 +113,8 @@ def wandb_logger(
         mode: `auto` and `online` are online where a key is configured and the server answers, and offline elsewhere.
             The environment's WANDB_MODE goes before it.
     """
+    import wandb
+
     mode = os.environ.get("WANDB_MODE", mode)
     mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's own older words
     quiet = {"silent": True, "console": "off", **PRIVATE}
@@ -92,7 +167,8 @@ def closing_wandb(run: Run) -> Iterator[None]:
         exit_code = {KeyboardInterrupt: 130, SystemExit: getattr(error, "code", 1)}.get(type(error), 1)
         raise
     finally:
-        if wandb.run is not None:
+        wandb = sys.modules.get("wandb")
+        if wandb and wandb.run is not None:
             _close(wandb.run, run.record.get("metrics", {}), exit_code)
 
 
@@ -150,6 +226,10 @@ def _kept_id(folder: Path) -> str:
 
 
 def _why_offline() -> str | None:
+    import requests
+    import wandb
+    from requests.utils import get_netrc_auth
+
     settings = wandb.setup().settings
     if not (settings.api_key or os.environ.get("WANDB_API_KEY") or get_netrc_auth(settings.base_url)):
         return "no API key"

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from thaw.distributed import FSDP
 from thaw.model.network import Network, Steps
+from thaw.optimizer import lay_out_like_weights
 from thaw.regularization import Regularization
 from thaw.scheduler import GroupSchedule, Schedule
 from thaw.task.task import Task
@@ -54,6 +55,13 @@ class FineTuner(L.LightningModule):
         optimizer(network)  # a wrong option must show before the run begins
         self.save_hyperparameters(dict(config or {}))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes twice around each hook which it is, and a module's own way looks for tensors first.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, inputs: Inputs) -> Tensor | Steps:
         return self.network(inputs)
 
@@ -64,6 +72,8 @@ class FineTuner(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
 
     def configure_model(self) -> None:
+        if not self._sharded:
+            self.network.lay_out(self.trainer.strategy.root_device.type)
         if isinstance(self.trainer.strategy, FSDP) and not self._sharded:
             self.trainer.strategy.shard(self.network)
             self._sharded = True
@@ -71,6 +81,7 @@ class FineTuner(L.LightningModule):
     def on_train_start(self) -> None:
         # Asked any earlier, Lightning would let the loader's workers fetch epoch 0 before it restores a checkpoint.
         self.lr_schedulers().set_steps(int(self.trainer.estimated_stepping_batches))
+        lay_out_like_weights(self.optimizers().optimizer)
         if self.trainer.fit_loop.restarted_mid_epoch:
             # Lightning tells nobody that the epoch goes on, and what trains in it would stay unset.
             for callback in self.trainer.callbacks:
@@ -78,7 +89,11 @@ class FineTuner(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout and mixing draw the same after a resume as without it, and nothing need be remembered for that.
-        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF)
+        seed = hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF
+        # Not `torch.manual_seed`, which writes down a traceback for each kind of device that is not there.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step("train", batch)[0] + self.regularization.penalty(self.network)
@@ -95,7 +110,7 @@ class FineTuner(L.LightningModule):
 
     def _step(self, split: str, batch: Batch) -> tuple[Tensor, Tensor | Steps]:
         inputs, targets = batch
-        outputs = self(inputs)
+        outputs = self.network(inputs)
         loss = self.task.loss(outputs, targets)
         self.task.update(split, loss, outputs, targets)
         return loss, outputs

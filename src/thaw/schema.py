@@ -5,8 +5,6 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, get_args
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-
 from thaw.errors import did_you_mean
 from thaw.redaction import REDACTED
 
@@ -173,6 +171,8 @@ def check_value(path: str, value: Any, annotation: Any, default: Any = None) -> 
     """The problem with a plain value for an annotated argument, in words; of a mapping, one for each wrong entry."""
     if annotation is inspect.Parameter.empty:
         return []
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError  # `--help` can do without
+
     try:
         TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value, strict=True)
     except PydanticUserError:  # no type that pydantic knows, or a name that only a type checker sees

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from thaw.console import console
 from thaw.guarded_logger import GuardedLogger, guarded
-from thaw.logger import FINISH_TIMEOUT, closing_wandb, csv_logger, wandb_logger
+from thaw.logger import FINISH_TIMEOUT, closing_wandb, csv_logger, started_wandb
 from thaw.run.resume import Found
 from thaw.run.run import Run
 
@@ -212,7 +212,7 @@ def test_whatever_starting_wandb_raises_the_run_goes_on(tmp_path: Path, monkeypa
     monkeypatch.setattr("thaw.logger.WandbLogger", lambda experiment, log_model: experiment)
     monkeypatch.setenv("WANDB_MODE", "online")
     with console.capture() as captured:
-        assert wandb_logger(str(tmp_path), "name") is not None
+        assert started_wandb(str(tmp_path), "name") is not None
     assert modes == ["online", "offline", "disabled"][: len(fails) + 1]
     assert ("W&B: off (the service" if len(fails) == 2 else "W&B: offline (the service") in captured.get()
 

@@ -9,7 +9,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from thaw.data.table import FORMATS, SPLITS, columns, is_table, labels, read_table
 from thaw.errors import UserError, first_line
 
 # Up to here every file is read once before training; beyond, a broken or doubled one is met in training or not at all.
@@ -36,6 +35,9 @@ def labelled_files(
         UserError: no folder, no file with one of the suffixes, a split without files, a name that is no text, or a
             table that lacks a column.
     """
+    # datasets and pandas come with it, which data that is embedded has no use for.
+    from thaw.data.table import FORMATS, SPLITS, columns, is_table, labels, read_table
+
     if not root.exists():
         raise UserError(f"data.root must be an existing folder or table; there is no '{root.absolute()}'.")
     if is_table(root):

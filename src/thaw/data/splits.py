@@ -1,9 +1,9 @@
 """Splits: what is carved from train by seed, stratified by class where there are classes."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from thaw.data.samples import Samples
 from thaw.data.targets import Targets
@@ -37,14 +37,50 @@ def carve(
 
 def _cut(samples: Samples, targets: Targets, seed: int, share: float, option: str) -> tuple[Samples, Samples]:
     strata = targets.strata(samples.targets)
-    try:
-        kept, cut = train_test_split(np.arange(len(samples)), test_size=share, stratify=strata, random_state=seed)
-    except ValueError as error:
+    size = math.ceil(share * len(samples))
+    held = np.array([len(samples)]) if strata is None else np.unique(strata, return_counts=True)[1]
+    if min(size, len(samples) - size) < len(held) or (strata is not None and held.min() < 2):
         raise UserError(
             f"{option} must leave every class at least one sample on both sides of the cut; got {share} of "
-            f"{len(samples)} samples in {len(targets.classes)} classes ({error})."
-        ) from None
-    return samples.take(np.sort(kept)), samples.take(np.sort(cut))
+            f"{len(samples)} samples in {len(targets.classes)} classes, the smallest of {held.min()}."
+        )
+    kept, cut = stratified(strata, len(samples), size, seed)
+    return samples.take(kept), samples.take(cut)
+
+
+def stratified(strata: np.ndarray | None, samples: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of those kept and of `size` cut out, from each class its share: the sets of `train_test_split`.
+
+    scikit-learn's own takes a second to import; a test holds the two together.
+
+    Args:
+        strata: class of each sample (samples,); None where there are none.
+    """
+    generator = np.random.RandomState(seed)
+    if strata is None:
+        order = generator.permutation(samples)
+        return np.sort(order[size:]), np.sort(order[:size])
+    _, strata, held = np.unique(strata, return_inverse=True, return_counts=True)
+    kept = _shares(held, samples - size, generator)
+    cut = _shares(held - kept, size, generator)
+    orders = [np.flatnonzero(strata == k)[generator.permutation(count)] for k, count in enumerate(held)]
+    parts = [np.split(order, [k, k + c])[:2] for order, k, c in zip(orders, kept, cut, strict=True)]
+    first, second = zip(*parts, strict=True)
+    return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
+
+
+def _shares(held: np.ndarray, size: int, generator: np.random.RandomState) -> np.ndarray:
+    """How many of each class, out of `held` (classes,), make `size`: rounded down, the largest remainders then up."""
+    exact = held / held.sum() * size
+    taken = np.floor(exact)
+    missing = int(size - taken.sum())
+    for remainder in np.unique(exact - taken)[::-1]:
+        equal = np.flatnonzero(exact - np.floor(exact) == remainder)
+        up = min(len(equal), missing)
+        if up:
+            taken[generator.choice(equal, size=up, replace=False)] += 1
+        missing -= up
+    return taken.astype(int)
 
 
 def _subset(samples: Samples, targets: Targets, seed: int, size: int | float) -> Samples:

@@ -38,7 +38,7 @@ class Cut:
     """
 
     def __init__(self, network: Network, groups: Collection[str], inputs: Inputs) -> None:
-        self._body = network.body
+        self._body, self._laid_out = network.body, network.laid_out
         if not isinstance(inputs, Tensor) and "attention_mask" not in inputs:
             raise NoCutError("sound has steps that are no samples")
         small, large = sized(inputs, 2, 3), sized(inputs, 3, 5)
@@ -75,7 +75,7 @@ class Cut:
         handle = self.modules[-1].register_forward_hook(stop)
         try:
             with torch.no_grad():
-                self._body(inputs)
+                self._body(self._laid_out(inputs))
         except _Reached:
             pass
         finally:
@@ -88,6 +88,7 @@ class Cut:
         Args:
             inputs: of which masks and the like are still read; None where they are one tensor, of which nothing is.
         """
+        activations = self._laid_out(activations)
         nothing = activations.new_full((), torch.nan)
         sizes = {"batch": len(activations)}
         if isinstance(inputs, Mapping):
@@ -104,7 +105,7 @@ class Cut:
     def _holds(self, inputs: Inputs) -> bool:
         self._input_shape = inputs.shape[1:] if isinstance(inputs, Tensor) else None
         try:
-            whole, parts = self._body(inputs), self.after(self.before(inputs), inputs)
+            whole, parts = self._body(self._laid_out(inputs)), self.after(self.before(inputs), inputs)
         except Exception:  # a module that cannot do with what it is given in place of what it expects
             return False
         pairs = list(zip(whole, parts, strict=True)) if isinstance(whole, Steps) else [(whole, parts)]

@@ -31,16 +31,18 @@ SHOWN = 8
 
 @dataclass
 class Step:
-    """What is needed to tell of a step, should it be the one. On the device: losses (batches,), norms (parameters,)."""
+    """What is needed to tell of a step, should it be the one.
+
+    Args:
+        seen: the losses of its batches, and the norm of each gradient (batches + parameters,), on the device.
+    """
 
     number: int
     epoch: int
     batches: list[int]
     lr: float
-    losses: Tensor
-    norms: Tensor
+    seen: Tensor
     groups: list[str]
-    wrong: Tensor
 
 
 class Finite(L.Callback):
@@ -63,16 +65,13 @@ class Finite(L.Callback):
         self._batches.append(trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        held = [(g["name"].partition("/")[0], p.grad) for g in optimizer.param_groups for p in g["params"]]
+        held = [(group["name"], p.grad) for group in optimizer.param_groups for p in group["params"]]
         groups, gradients = zip(*[(name, _local(grad)) for name, grad in held if grad is not None], strict=True)
-        losses, self._losses = torch.stack(self._losses), []
-        batches, self._batches = self._batches, []
-        norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float32))
-        limit = torch.inf if _scaler(trainer) else ABSURD  # scaled losses are large by intent
-        wrong = ~(losses.abs() < limit).all() | ~norms.isfinite().all()
+        seen = torch.stack([*self._losses, *torch._foreach_norm(gradients, 2, torch.float32)])
         lr = max(group["lr"] for group in optimizer.param_groups)
         number = trainer.global_step + 1
-        self._steps.append(Step(number, trainer.current_epoch, batches, lr, losses, norms, list(groups), wrong))
+        self._steps.append(Step(number, trainer.current_epoch, self._batches, lr, seen, list(groups)))
+        self._losses, self._batches = [], []
         if looks_each_step(trainer) or len(self._steps) >= LOOK_EVERY:
             self._look(trainer)
 
@@ -106,17 +105,21 @@ class Finite(L.Callback):
     def _look(self, trainer: L.Trainer) -> None:
         steps, self._steps = self._steps, []
         found = None
-        verdicts = torch.stack([step.wrong for step in steps]).tolist() if steps else []
-        for step, wrong in zip(steps, verdicts, strict=True):
-            self._skipped = self._skipped + 1 if wrong else 0
-            if self._skipped > (SKIPS if _scaler(trainer) else 0):
-                found = step
+        scaled = _scaler(trainer) is not None
+        limit = math.inf if scaled else ABSURD  # scaled losses are large by intent
+        values = torch.cat([step.seen for step in steps]).tolist() if steps else []  # the only wait for the device
+        for step in steps:
+            seen, values = values[: len(step.seen)], values[len(step.seen) :]
+            losses, norms = seen[: len(step.batches)], seen[len(step.batches) :]
+            fine = all(abs(loss) < limit for loss in losses) and all(map(math.isfinite, norms))
+            self._skipped = 0 if fine else self._skipped + 1
+            if self._skipped > (SKIPS if scaled else 0):
+                found = self._fact(step, losses, norms)
                 break
         if trainer.strategy.reduce_boolean_decision(found is not None, all=False):
-            self._stop(trainer, self._fact(found) if found else None)
+            self._stop(trainer, found)
 
-    def _fact(self, step: Step) -> dict[str, Any]:
-        losses, norms = step.losses.tolist(), step.norms.tolist()
+    def _fact(self, step: Step, losses: list[float], norms: list[float]) -> dict[str, Any]:
         runaway = [loss for loss in losses if not abs(loss) < ABSURD]
         # Of several that are not finite the last in forward order: there the backward pass met it first.
         worst = max(
@@ -129,7 +132,7 @@ class Finite(L.Callback):
             "batches": guilty,
             "lr": step.lr,
             "loss": losses[0] if not runaway else runaway[0],
-            "group": step.groups[worst],
+            "group": step.groups[worst].partition("/")[0],
             "gradient_norm": norms[worst],
             "what": f"loss is {runaway[0]:.3g}" if runaway else f"gradient is {norms[worst]}, the loss {losses[0]:.3g}",
             "samples": self._samples(step.epoch, guilty),

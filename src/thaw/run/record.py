@@ -16,6 +16,7 @@ from thaw.data.quality import Quality
 from thaw.distributed import gathered, load_whole
 from thaw.errors import Interrupted
 from thaw.freezing.freezing import Freezing
+from thaw.lean import lean
 from thaw.memory import peak_memory
 from thaw.module import FineTuner
 from thaw.run.interruption import CODES, requeue
@@ -111,6 +112,7 @@ def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> No
     Raises:
         KeyboardInterrupt: after Ctrl-C, which Lightning turns into a plain exit.
     """
+    lean(trainer, module)
     with _telling(trainer, run):
         trainer.fit(module, data, ckpt_path=run.last, weights_only=True)
 

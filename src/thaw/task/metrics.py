@@ -77,3 +77,11 @@ def collected(metrics: Mapping[str, Metric]) -> MetricCollection:
 def keeps_everything(metric: Metric) -> bool:
     """Whether a metric holds every prediction until it is computed, too many of them in training."""
     return any(isinstance(default, list) for default in metric._defaults.values())
+
+
+def counts(metric: Metric) -> bool:
+    """Whether a metric keeps whole numbers, or the predictions themselves: of batches put together it tells the same.
+
+    One that keeps a sum of fractions does not, to the last bit.
+    """
+    return all(isinstance(default, list) or not default.is_floating_point() for default in metric._defaults.values())

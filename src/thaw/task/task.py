@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from thaw.errors import UserError, first_line
-from thaw.task.metrics import collected, keeps_everything
+from thaw.task.metrics import collected, counts, keeps_everything
 
+# So many batches are measured at once, in a fraction of the time of each; larger ones by themselves.
+BATCHES, LARGEST = 16, 2**16
 # (batch, num_outputs), or (values (batch, steps, num_outputs), lengths (batch,)) with an output for each step.
 Outputs = Tensor | tuple[Tensor, Tensor]
 
@@ -26,15 +28,16 @@ class MeanLoss(Metric):
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("number", torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, number: int | Tensor) -> None:
-        """Add a batch.
+    def update(self, losses: Sequence[Tensor], numbers: Sequence[int | Tensor]) -> None:
+        """Add batches one by one: their sum is the same to the last bit however many come at once.
 
         Args:
-            loss: the mean of a batch, a scalar.
-            number: of what it is the mean.
+            losses: the mean of each batch, scalars.
+            numbers: of what each is the mean.
         """
-        self.total += loss.float() * number
-        self.number += number
+        for loss, number in zip(losses, numbers, strict=True):
+            self.total += loss.float() * number
+            self.number += number
 
     def compute(self) -> Tensor:
         return self.total / self.number
@@ -72,6 +75,7 @@ class Task(nn.Module, ABC):
         }
         self.metrics = nn.ModuleDict(clones)
         self.losses = nn.ModuleDict({f"{split}_": MeanLoss() for split in ("train", "val", "test")})
+        self._waiting: dict[str, list[tuple[Tensor, int | Tensor, Outputs, Tensor]]] = {}
 
     @abstractmethod
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
@@ -134,12 +138,30 @@ class Task(nn.Module, ABC):
 
     def update(self, split: str, loss: Tensor, outputs: Outputs, targets: Tensor) -> None:
         """Gather one batch on its own device, without waiting for it."""
-        self.losses[f"{split}_"].update(loss.detach(), self.count(targets))
+        waiting = self._waiting.setdefault(split, [])
+        if waiting and _shape(*waiting[0][2:]) != _shape(outputs, targets):
+            self._measure(split)
+        waiting.append((loss.detach(), self.count(targets), detached(outputs), targets))
+        alone = not isinstance(outputs, Tensor) or outputs.numel() > LARGEST
+        if alone or len(waiting) == BATCHES or not all(map(counts, self.metrics[f"{split}_"].values())):
+            self._measure(split)
+
+    def _measure(self, split: str) -> None:
+        """Update loss and metrics by the batches that wait for it."""
+        waiting = self._waiting.get(split)
+        if not waiting:
+            return
+        losses, numbers, outputs, targets = zip(*waiting, strict=True)
+        waiting.clear()
+        self.losses[f"{split}_"].update(losses, numbers)
         if len(self.metrics[f"{split}_"]):
-            self.metrics[f"{split}_"].update(*self.measured(detached(outputs), targets))
+            one = len(outputs) == 1
+            held = (outputs[0], targets[0]) if one else (torch.cat(outputs), torch.cat(targets))
+            self.metrics[f"{split}_"].update(*self.measured(*held))
 
     def gathered(self, split: str) -> dict[str, Any]:
         """What was gathered since the last `compute`, on all processes; empty where that is nothing."""
+        self._measure(split)
         if not self.losses[f"{split}_"].update_called:
             return {}
         with ExitStack() as stack:
@@ -163,11 +185,16 @@ class Task(nn.Module, ABC):
 
     def compute(self, split: str) -> dict[str, Tensor]:
         """The metrics of all batches since the last call, by full name; one of several values as their mean."""
+        self._measure(split)
         found = {name: value.float().mean() for name, value in self.metrics[f"{split}_"].compute().items()}
         metrics = {f"{split}/loss": self.losses[f"{split}_"].compute(), **found}
         self.losses[f"{split}_"].reset()
         self.metrics[f"{split}_"].reset()
         return metrics
+
+
+def _shape(outputs: Outputs, targets: Tensor) -> tuple[torch.Size | None, torch.Size]:
+    return outputs.shape[1:] if isinstance(outputs, Tensor) else None, targets.shape[1:]
 
 
 def detached(outputs: Outputs) -> Outputs:
