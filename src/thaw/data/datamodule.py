@@ -39,7 +39,8 @@ class DataModule(L.LightningDataModule, ABC):
     Args:
         seed: seeds the splits, the subset, the order and the augmentation.
         target: what the task asks for: `class`, `labels`, `number`, `tags`, `transcript` or `text`.
-        batch_size: samples a step; None takes 32, or less where there are few labels.
+        batch_size: samples a step; None takes 32, or less where there are few labels; with `auto` it is found later,
+            by trying.
         num_workers: loader processes; None takes the cores, at most 4.
         worker_timeout: seconds to wait for a batch of theirs before the run ends; 0 waits for ever.
         train_size: a stratified subset of train, as a count of samples (int) or a share (float).
@@ -61,7 +62,7 @@ class DataModule(L.LightningDataModule, ABC):
         self,
         seed: int = 0,
         target: Literal["class", "labels", "number", "tags", "transcript", "text"] = "class",
-        batch_size: Annotated[int, Field(ge=1)] | None = None,
+        batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None,
         num_workers: Annotated[int, Field(ge=0)] | None = None,
         train_size: Size | None = None,
         shots: Annotated[int, Field(ge=1)] | None = None,
@@ -95,7 +96,9 @@ class DataModule(L.LightningDataModule, ABC):
             raise UserError(f"data: every split must hold at least one sample; {' and '.join(empty)} has none.")
         if sampler == "balanced" and self.targets.strata(self.splits["train"].targets) is None:
             raise UserError("data.sampler=balanced must have one class for each sample. Write data.sampler=shuffle.")
-        self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
+        self.auto_batch_size = batch_size == "auto"
+        given = None if self.auto_batch_size else batch_size
+        self.batch_size: int = given or default_batch_size(len(self.splits["train"]))
         self.transforms: dict[str, Callable[[Any], Any]] = {}
         self.truncated: dict[str, int] = {}  # samples of each split that are cut to what the network reads
 
