@@ -12,6 +12,8 @@ from benchmarks.measure import FOLDER, ROOT, machine
 # name → (file, what it measures and how long that takes on two cores)
 BENCHMARKS = {
     "sweep": ("sweeps", "24 jobs of digits as one sweep, against 24 commands one after another (20 minutes)"),
+    "memory": ("memory", "training state of each strategy, ViT-B/16 and BERT-base (3 minutes, 4 GB)"),
+    "gpu": ("gpu", "samples/s and FLOP utilisation of ResNet-50, ViT-B/16 and BERT-base on a GPU (30 minutes)"),
     "search": ("sweeps", "search=bayes against a grid, on digits with 100 labels (7 minutes)"),
 }
 

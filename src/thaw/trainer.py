@@ -126,7 +126,9 @@ def assert_compiler(device: str) -> None:
         return
     if device == "cuda":
         if importlib.util.find_spec("triton") is None:
-            raise UserError("trainer.compile needs Triton on a GPU. Write pip install triton, or trainer.compile=false.")
+            raise UserError(
+                "trainer.compile needs Triton on a GPU. Write pip install triton, or trainer.compile=false."
+            )
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
