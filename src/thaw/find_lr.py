@@ -116,7 +116,7 @@ class _Rising(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._losses.append(float(outputs["loss"]))
+        self._losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)  # Lightning divides it
         if trainer.global_step == self._steps:  # a step has further batches
             return
         self._steps = trainer.global_step
