@@ -61,8 +61,9 @@ def find(module: FineTuner, freezing: Freezing, data: DataModule, make_trainer: 
     """
     target = make_trainer().target_batch_size
     tried: dict[int, float] = {}  # batch size → samples/s
-    most = len(data.splits["train"]) // (data.ranks * STEPS_AN_EPOCH)
-    sizes = candidates(max(most, SMALLEST_BATCH), target and target // data.ranks)
+    samples = len(data.splits["train"]) // data.ranks
+    most = min(max(samples // STEPS_AN_EPOCH, SMALLEST_BATCH), samples)
+    sizes = candidates(most, target and target // data.ranks)
 
     def rate(size: int) -> float:
         tried[size] = size / step_seconds(module, freezing, data, make_trainer, size)

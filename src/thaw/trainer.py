@@ -65,7 +65,7 @@ class Trainer(L.Trainer):
                 "trainer.target_batch_size must go without data.max_tokens, which counts no samples. "
                 "Write trainer.accumulate_grad_batches."
             )
-        processes = world(self).size
+        processes = max(world(self).size, data.ranks)  # a plan tries one of several
         at_once = data.batch_size * processes
         if target % at_once:
             parts = f"{data.batch_size} × {processes} processes" if processes > 1 else f"{at_once}"
