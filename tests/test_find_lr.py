@@ -120,9 +120,9 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        for character in iter(lambda: process.stdout.read(1), ""):  # the bar's first
-            if character:
-                break
+        said = ""
+        while "loss" not in said and (character := process.stdout.read(1)):  # the bar tells of a step
+            said += character
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
