@@ -106,7 +106,8 @@ def compile_in_place(network: Network, dynamic: bool) -> None:
 
     Args:
         dynamic: whether one code is to serve inputs of all sizes, rather than one for each size. Left to itself torch
-            would change from the one to the other on the way, and a resumed run would compute by other code.
+            would change from the one to the other on the way. One for each size is the same code after a resume, bit
+            for bit; one for all is shaped by the size that comes first, and a resumed run may differ in rounding.
     """
     if network._compiled_call_impl is not None:
         return
