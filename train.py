@@ -16,10 +16,9 @@ from thaw import config
 @config.reports_errors
 def train(cfg: DictConfig) -> float:
     # torch comes with these, and must not slow down --help.
-    from thaw import advice, console, defaults, distributed
-    from thaw.build import TRAINER, fine_tuner
+    from thaw import advice, console, distributed
+    from thaw.build import TRAINER, fine_tuner, settle
     from thaw.cache import Cache, default_folder
-    from thaw.errors import UserError
     from thaw.features import FeatureCache
     from thaw.guarded_logger import guarded
     from thaw.logger import closing_wandb, csv_logger
@@ -39,7 +38,6 @@ def train(cfg: DictConfig) -> float:
     monitor = cfg.monitor or task.monitor
     mode = config.monitor_direction(monitor, task)
     module, freezing = fine_tuner(cfg, data, task, monitor)
-    precision, epochs = defaults.settled(cfg.trainer, len(data.batches("train")))
 
     job = HydraConfig.get()
 
@@ -47,13 +45,17 @@ def train(cfg: DictConfig) -> float:
         run = Run.open(cfg.run.dir, run_name(job.runtime.choices), list(job.overrides.task), cfg.resume)
         try:
             changed = config.changes(cfg, run.folder / "config.yaml")
+            _, epochs = settle(cfg, module, freezing, data, trainer, run.record.get("settled", {}).get("batch_size"))
             assert_ready(run, changed, data, module, freezing.ever_trains(list(module.network.groups), epochs))
-        except UserError:
+            if data.auto_batch_size:  # other processes read it there
+                run.update(settled=run.record.get("settled", {}) | {"batch_size": data.batch_size})
+        except BaseException:
             run.abandon()
             raise
         return run
 
     run = distributed.open_together(world, trainer, open_run)
+    precision, epochs = settle(cfg, module, freezing, data, trainer, run.record.get("settled", {}).get("batch_size"))
     trained = "checkpoints" in run.record  # written when training has ended; the status is that of this process
     if run.finished and (run.record.get("split") == "test" or not cfg.test or "test" not in data.splits):
         console.say_finished(run)

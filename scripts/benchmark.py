@@ -17,6 +17,8 @@ BENCHMARKS = {
     "step": ("steps", "the fixed cost of a training step beside a plain loop, Lightning and transformers (2 minutes)"),
     "full": ("full", "full fine-tuning of ResNet-18 and MiniLM against a plain loop (4 minutes)"),
     "startup": ("startup", "--cfg job, --help and the first step against bare Hydra and bare imports (4 minutes)"),
+    "memory": ("memory", "training state of each strategy, ViT-B/16 and BERT-base (3 minutes, 4 GB)"),
+    "gpu": ("gpu", "samples/s and FLOP utilisation of ResNet-50, ViT-B/16 and BERT-base on a GPU (30 minutes)"),
     "search": ("sweeps", "search=bayes against a grid, on digits with 100 labels (7 minutes)"),
     "probe": ("features", "a linear probe with and without the feature cache, and by Lightning's callback (4 minutes)"),
     "gradual": ("features", "six phases with and without it, and by finetuning-scheduler, if installed (10 minutes)"),

@@ -19,8 +19,8 @@ def plan(cfg: DictConfig) -> None:
     # torch comes with these, and must not slow down --help.
     from rich.markup import escape
 
-    from thaw import console, defaults, distributed
-    from thaw.build import fine_tuner
+    from thaw import console, distributed
+    from thaw.build import fine_tuner, settle
     from thaw.plan import figure as plan_figure
     from thaw.plan.cost import BATCHES, measure
     from thaw.plan.plan import files, make_plan, trainer_for
@@ -30,7 +30,7 @@ def plan(cfg: DictConfig) -> None:
     data, task, trainer = config.preflight(cfg)
     processes = data.ranks = distributed.world(trainer).size
     module, freezing = fine_tuner(cfg, data, task, cfg.monitor or task.monitor)
-    precision, epochs = defaults.settled(cfg.trainer, len(data.batches("train")))
+    precision, epochs = settle(cfg, module, freezing, data, trainer)
     make_trainer = trainer_for(config.builder(cfg.trainer), precision, epochs, processes)
     planned = make_plan(module, freezing, data, make_trainer)
     measure(planned, module, freezing, data, make_trainer)

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 import lightning as L
 import pytest
 import torch
+from test_config import composed
 from torch import nn
 
+from thaw import config
 from thaw.build import TRAINER
 from thaw.data.datamodule import DataModule
 from thaw.data.digits import Digits
 from thaw.errors import FreezeContractError
-from thaw.freezing.by_group import Gradual, LastN, NoFreezing, ProbeThenTune
+from thaw.freezing.by_group import Gradual, LastN, NoFreezing, Phases, ProbeThenTune
 from thaw.freezing.contract import assert_contract
 from thaw.freezing.freezing import Freezing, thaw_epochs
 from thaw.model.network import Network
@@ -125,6 +127,35 @@ def test_frozen_parameters_have_no_gradient_and_no_optimizer_state() -> None:
     assert not frozen & {id(p) for p in trainer.optimizers[0].state}
 
 
+class Holdings(L.Callback):
+    """Which parameters hold a gradient, and which a state in the optimizer, after each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[set[str], set[str], set[str]]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: FineTuner, *_: object) -> None:
+        named, state = dict(pl_module.network.named_parameters()), trainer.optimizers[0].state
+        kept = {id(p) for p, held in state.items() if any(torch.is_tensor(value) for value in held.values())}
+        trained = {name for name, p in named.items() if p.requires_grad}
+        graded = {name for name, p in named.items() if p.grad is not None}
+        self.steps.append((trained, graded, {name for name, p in named.items() if id(p) in kept}))
+
+
+@pytest.mark.parametrize("name", [*sorted(path.stem for path in (config.CONF / "freezing").glob("*.yaml")), "back"])
+def test_only_what_trains_now_holds_a_gradient_and_a_state_of_the_optimizer(name: str) -> None:
+    """Also after a thaw, and where a group that has trained freezes again."""
+    back = [{"at": 0, "groups": ["*"]}, {"at": 1, "groups": ["head"]}, {"at": 2, "groups": ["block*", "head"]}]
+    strategy = Phases(back) if name == "back" else config.build(composed(f"freezing={name}").freezing)
+    holdings = Holdings()
+    fit(strategy, epochs=3, callbacks=[holdings], network=timm_network("resnet_glyphs", 10))
+    assert len(holdings.steps) == 9
+    for trained, graded, kept in holdings.steps:
+        assert trained == kept
+        assert graded <= trained
+    if name in ("gradual", "probe_then_tune", "back"):
+        assert len({len(trained) for trained, _, _ in holdings.steps}) > 1
+
+
 def test_a_thawed_group_starts_slowly_and_frozen_ones_have_no_rate() -> None:
     _, snapshots, _ = fit(Gradual(every=1, rewarm=0.5), epochs=2)
     assert len(snapshots.rates) == 6  # three steps an epoch, so the re-warm takes three
@@ -219,6 +250,13 @@ def test_a_leftover_gradient_is_named() -> None:
     network, optimizer = prepared()
     network.body.layer1[0].conv1.weight.grad = torch.zeros_like(network.body.layer1[0].conv1.weight)
     with pytest.raises(FreezeContractError, match="still holds a gradient"):
+        assert_contract(network, optimizer, ["block03", "head"])
+
+
+def test_a_leftover_state_of_the_optimizer_is_named() -> None:
+    network, optimizer = prepared()
+    optimizer.state[network.body.layer1[0].conv1.weight] = {"exp_avg": torch.zeros(1)}
+    with pytest.raises(FreezeContractError, match="still has a state in the optimizer"):
         assert_contract(network, optimizer, ["block03", "head"])
 
 

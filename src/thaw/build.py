@@ -4,13 +4,14 @@ from typing import Any
 
 import lightning as L
 
-from thaw import config
+from thaw import config, defaults
 from thaw.data.datamodule import DataModule
 from thaw.errors import UserError
 from thaw.freezing.freezing import Freezing
 from thaw.model.network import Network
 from thaw.module import FineTuner
 from thaw.task.task import Task
+from thaw.trainer import Trainer
 
 # What every trainer of ours is given: our own loaders share samples out, and our own screen says what happens.
 TRAINER = {
@@ -41,6 +42,29 @@ def fine_tuner(cfg: Any, data: DataModule, task: Task, monitor: str) -> tuple[Fi
     regularization = config.build(cfg.regularization) if cfg.regularization else None
     settings = config.recorded(cfg)
     return FineTuner(network, task, optimizer, schedule, monitor, cfg.seed, settings, regularization), freezing
+
+
+def settle(
+    cfg: Any, module: FineTuner, freezing: Freezing, data: DataModule, trainer: Trainer, batch_size: int | None = None
+) -> tuple[str, int]:
+    """Settle what the configuration leaves open: (precision, epochs), and before them the size of a batch.
+
+    Args:
+        trainer: the bare one of `config.preflight`.
+        batch_size: what `auto` came to before; None finds it by trying.
+
+    Raises:
+        UserError: sizes that do not fit one another, or the memory.
+    """
+    precision, _ = defaults.settled(cfg.trainer, 1)
+    if data.auto_batch_size:
+        from thaw.batch_size import find
+        from thaw.plan.plan import trainer_for
+
+        build = trainer_for(config.builder(cfg.trainer), precision, 1, data.ranks)
+        data.batch_size = batch_size or find(module, freezing, data, build)
+    trainer.fill_target(data)
+    return defaults.settled(cfg.trainer, trainer.steps_an_epoch(data))
 
 
 def _assert_kind(section: str, cfg: Any, made: Any, kind: type) -> None:

@@ -34,7 +34,6 @@ CONF = Path(__file__).parents[2] / "conf"
 # All that a configuration may build. No `torch.*`: `torch.load` lives there.
 EXECUTION_WHITELIST = [
     "thaw.*",
-    "lightning.Trainer",
     "lightning.pytorch.callbacks.EarlyStopping",
     "lightning.pytorch.callbacks.LearningRateMonitor",
     "lightning.pytorch.loggers.TensorBoardLogger",
@@ -130,6 +129,8 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any, Any]:
         try:
             trainer = build(cfg.trainer, logger=False)  # Lightning's own checks, before anything is made
             problems += _several_processes(cfg, trainer)
+        except UserError as error:
+            problems += error.problems
         except Exception as error:  # it raises its own types and plain ones
             reason = (str(error) or type(error).__name__).splitlines()[0]
             problems.append(f"trainer must suit this machine: {reason} Write e.g. trainer=default.")
@@ -138,6 +139,10 @@ def preflight(cfg: DictConfig) -> tuple[Any, Any, Any]:
             data = build(cfg.data, seed=cfg.seed, target=find_target(cfg.task._target_).target)
         except UserError as error:
             problems += error.problems
+    if data and trainer and not problems:
+        from thaw.batch_size import conflicts
+
+        problems += conflicts(data, trainer)
     if not any(problem.startswith("task.") for problem in problems):
         try:
             known = data.task_arguments if data else {"classes": ["no", "yes"], "class_counts": [1, 1]}

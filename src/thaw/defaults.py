@@ -29,7 +29,7 @@ def default_precision(accelerator: str) -> str:
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
-def settled(trainer: Mapping[str, Any], batches: int) -> tuple[str, int]:
-    """(precision, epochs) of a run with these trainer settings and so many training batches an epoch."""
+def settled(trainer: Mapping[str, Any], steps: int) -> tuple[str, int]:
+    """(precision, epochs) of a run with these trainer settings and so many optimizer steps an epoch."""
     precision = trainer.get("precision") or default_precision(trainer.get("accelerator") or "auto")
-    return precision, trainer.get("max_epochs") or default_epochs(batches)
+    return precision, trainer.get("max_epochs") or default_epochs(steps)

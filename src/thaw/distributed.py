@@ -68,6 +68,8 @@ def conflicts(trainer: L.Trainer, settings: Mapping[str, Any], sweep: bool) -> l
     if settings["data"].get("streaming"):
         problems.append(f"data.streaming must be false with {processes} processes. Write data.streaming=false.")
     if isinstance(trainer.strategy, FSDP):
+        if settings["trainer"].get("compile"):
+            problems.append("trainer.compile must be false with trainer=fsdp. Write trainer=ddp.")
         if settings["freezing"].get("groups") == "auto":
             problems.append("freezing.groups must be named with trainer=fsdp; got auto. Write trainer=ddp.")
         if not settings["regularization"]["_target_"].endswith(".Regularization"):

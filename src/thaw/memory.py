@@ -31,7 +31,7 @@ def advice(settings: Mapping[str, Any], settled: Mapping[str, Any]) -> list[str]
         settled: what the run has chosen where the configuration leaves it open.
     """
     data, trainer = settings.get("data", {}), settings.get("trainer", {})
-    batch = settled.get("batch_size") or data.get("batch_size")
+    batch = settled.get("batch_size") or (data.get("batch_size") if data.get("batch_size") != "auto" else None)
     precision = settled.get("precision") or trainer.get("precision")
     sizes = {name: data.get(name) for name in ("image_size", "max_length", "max_tokens", "max_seconds")}
     given = [f"data.batch_size={batch or 'null (at most 32)'}", f"trainer.precision={precision or 'null'}"]

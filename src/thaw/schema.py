@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "data.num_workers",
     "data.worker_timeout",
     "trainer.accelerator",
+    "trainer.compile",
     "trainer.devices",
     "trainer.strategy.timeout",
 )

@@ -33,7 +33,8 @@ class DataModule(Loaders, ABC):
     Args:
         seed: seeds the splits, the subset, the order and the augmentation.
         target: what the task asks for: `class`, `labels`, `number`, `tags`, `transcript` or `text`.
-        batch_size: samples a step; None takes 32, or less where there are few labels.
+        batch_size: samples a step; None takes 32, or less where there are few labels; with `auto` it is found later,
+            by trying.
         num_workers: loader processes; `auto` times a few samples and takes what keeps up; no result depends on it.
         worker_timeout: seconds to wait for a batch of theirs before the run ends; 0 waits for ever.
         train_size: a stratified subset of train, as a count of samples (int) or a share (float).
@@ -53,7 +54,7 @@ class DataModule(Loaders, ABC):
         self,
         seed: int = 0,
         target: Literal["class", "labels", "number", "tags", "transcript", "text"] = "class",
-        batch_size: Annotated[int, Field(ge=1)] | None = None,
+        batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None,
         num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto",
         train_size: Size | None = None,
         shots: Annotated[int, Field(ge=1)] | None = None,
@@ -85,7 +86,9 @@ class DataModule(Loaders, ABC):
             raise UserError(f"data: every split must hold at least one sample; {' and '.join(empty)} has none.")
         if sampler == "balanced" and self.targets.strata(self.splits["train"].targets) is None:
             raise UserError("data.sampler=balanced must have one class for each sample. Write data.sampler=shuffle.")
-        self.batch_size = batch_size or default_batch_size(len(self.splits["train"]))
+        self.auto_batch_size = batch_size == "auto"
+        given = None if self.auto_batch_size else batch_size
+        self.batch_size = given or default_batch_size(len(self.splits["train"]))
         self.truncated: dict[str, int] = {}  # samples of each split that are cut to what the network reads
 
     def share(self, rank: int, ranks: int) -> None:

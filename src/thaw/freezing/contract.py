@@ -55,7 +55,7 @@ def assert_contract(
 
     Raises:
         FreezeContractError: a parameter outside the optimizer or in it twice, under another group's name, with a
-            gradient where frozen or without where not, or a module in the wrong mode.
+            gradient or an optimizer's state where frozen, without a gradient where not, or a module in the wrong mode.
     """
     owner = _torch_groups(network, optimizer)
     norms = {id(p) for m in network.modules() if isinstance(m, _BatchNorm) for p in m.parameters()}
@@ -73,6 +73,8 @@ def assert_contract(
                 raise FreezeContractError(f"Parameter '{name}' must {'' if expected else 'not '}require a gradient.")
             if not parameter.requires_grad and parameter.grad is not None:
                 raise FreezeContractError(f"Parameter '{name}' is frozen and still holds a gradient.")
+            if not parameter.requires_grad and parameter in optimizer.state:
+                raise FreezeContractError(f"Parameter '{name}' is frozen and still has a state in the optimizer.")
     if owner:
         raise FreezeContractError(f"The optimizer holds {len(owner)} parameters that the network does not have.")
     _assert_modes(network, "", trained, batch_norm, inherited=True)

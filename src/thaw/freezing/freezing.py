@@ -109,6 +109,8 @@ class Freezing(L.Callback, ABC):
         if network.train_groups(stages[-1].groups, self.batch_norm):
             rewrap(trainer.strategy)
         network.train()
+        for frozen in [held for held in trainer.optimizers[0].state if not held.requires_grad]:
+            del trainer.optimizers[0].state[frozen]
 
         self.set_rates(schedule, network, stages, steps_an_epoch(trainer))
         if set(stages[-1].groups) != set(self.last(groups, epochs)):

@@ -79,7 +79,8 @@ def relative_gradient_norms(trainer: L.Trainer, module: L.LightningModule, batch
     network.train(False)
     for batch in islice(loader, batches):
         inputs, targets = trainer.strategy.batch_to_device(batch)
-        with trainer.precision_plugin.forward_context():
+        # Not compiled: of a network that all trains, a few batches would not be worth it.
+        with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
             loss = module.task.loss(network(inputs), targets)
         for number, parameters in enumerate(chosen.values()):
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)

@@ -111,6 +111,7 @@ def restore(folder: str | Path) -> Restored:
         raise UserError(*(f"'{folder}/config.yaml': {problem}" for problem in error.problems)) from None
     if data.fingerprint != record["data"]["fingerprint"]:
         raise UserError(f"The samples and labels must be those of '{folder}'; they are others than in that run.")
+    data.batch_size = record.get("settled", {}).get("batch_size", data.batch_size)  # what `auto` came to
     cfg.regularization = None  # it needs memory of its own, and nothing is trained
     monitor = cfg.monitor or task.monitor
     metric = monitor if monitor.startswith("val/") else task.monitor

@@ -160,6 +160,12 @@ class Sweep(Sweeper):
             with open_dict(composed):
                 del composed.hydra
             settings = config.plain(composed)
+            if settings.get("data", {}).get("batch_size") == "auto":
+                problems.append(
+                    "data.batch_size must be a number in a sweep, the same for all jobs however busy the machine is; "
+                    "got auto. Let scripts/plan.py data.batch_size=auto find it."
+                )
+                continue
             parts = str([settings.get(part) for part in ("data", "task", "trainer", "freezing", "monitor")])
             try:
                 if parts not in seen:  # data need not be opened again for another rate
