@@ -78,7 +78,7 @@ class FineTuner(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout and mixing draw the same after a resume as without it, and nothing need be remembered for that.
-        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF)
+        torch.manual_seed(batch_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step("train", batch)[0] + self.regularization.penalty(self.network)
@@ -126,3 +126,8 @@ class FineTuner(L.LightningModule):
         if self.global_rank == 0:  # it was gathered from all ranks
             self.task.load_gathered("train", checkpoint["gathered"])
         self.trainer.should_stop = checkpoint["should_stop"]
+
+
+def batch_seed(seed: int, epoch: int, batch: int, rank: int = 0) -> int:
+    """What dropout and mixing draw a batch by."""
+    return hash((seed, epoch, batch, rank)) & 0x7FFF_FFFF_FFFF_FFFF
