@@ -13,6 +13,7 @@ from benchmarks.measure import FOLDER, ROOT, machine
 BENCHMARKS = {
     "sweep": ("sweeps", "24 jobs of digits as one sweep, against 24 commands one after another (20 minutes)"),
     "search": ("sweeps", "search=bayes against a grid, on digits with 100 labels (7 minutes)"),
+    "probes": ("probes", "search=probe against a run for each head, on hymenoptera (10 minutes)"),
     "probe": ("features", "a linear probe with and without the feature cache, and by Lightning's callback (4 minutes)"),
     "gradual": ("features", "six phases with and without it, and by finetuning-scheduler, if installed (10 minutes)"),
 }
