@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from benchmarks.measure import FOLDER, ROOT, command
-
 from thaw.search.ledger import read_rows
 
 GRID = {

@@ -149,7 +149,7 @@ class Batch:
     @torch.no_grad()
     def _end_epoch(self, left: set[str], losses: list[float]) -> dict[str, RunError | None]:
         ended: dict[str, RunError | None] = {}
-        self.task.eval()
+        self.task.train(False)
         finite = self.heads.weight.isfinite().all(dim=(1, 2)).tolist()
         for index, (probe, wrong_at) in enumerate(zip(self.probes, self._wrong_at.tolist(), strict=True)):
             if probe.name not in left:
@@ -186,7 +186,7 @@ class Batch:
 
     def _measure(self, split: str, weight: Tensor, bias: Tensor) -> tuple[dict[str, float], Tensor, Tensor]:
         """All metrics of a head on a split, its outputs, and the targets."""
-        self.task.eval()
+        self.task.train(False)
         outputs, targets = self._outputs(split, weight, bias)
         self.task.update(split, self.task.loss(outputs, targets), outputs, targets)
         return {name: float(value) for name, value in self.task.compute(split).items()}, outputs, targets
