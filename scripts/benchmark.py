@@ -20,6 +20,7 @@ BENCHMARKS = {
     "memory": ("memory", "training state of each strategy, ViT-B/16 and BERT-base (3 minutes, 4 GB)"),
     "gpu": ("gpu", "samples/s and FLOP utilisation of ResNet-50, ViT-B/16 and BERT-base on a GPU (30 minutes)"),
     "search": ("sweeps", "search=bayes against a grid, on digits with 100 labels (7 minutes)"),
+    "probes": ("probes", "search=probe against a run for each head, on hymenoptera (10 minutes)"),
     "probe": ("features", "a linear probe with and without the feature cache, and by Lightning's callback (4 minutes)"),
     "gradual": ("features", "six phases with and without it, and by finetuning-scheduler, if installed (10 minutes)"),
 }

@@ -89,7 +89,7 @@ class FineTuner(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout and mixing draw the same after a resume as without it, and nothing need be remembered for that.
-        seed = hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF
+        seed = batch_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
         # Not `torch.manual_seed`, which writes down a traceback for each kind of device that is not there.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
@@ -141,3 +141,8 @@ class FineTuner(L.LightningModule):
         if self.global_rank == 0:  # it was gathered from all ranks
             self.task.load_gathered("train", checkpoint["gathered"])
         self.trainer.should_stop = checkpoint["should_stop"]
+
+
+def batch_seed(seed: int, epoch: int, batch: int, rank: int = 0) -> int:
+    """What dropout and mixing draw a batch by."""
+    return hash((seed, epoch, batch, rank)) & 0x7FFF_FFFF_FFFF_FFFF

@@ -43,12 +43,15 @@ class Run:
         record: what `run.json` holds already.
         leads: whether this process writes; of several that share a run, one does.
         resume: as the command has it.
+
+    Attributes:
+        at_once: how many runs this process computes at the same time; each counts for its share of the seconds.
     """
 
     def __init__(
         self, folder: Path, record: Mapping[str, Any] | None = None, leads: bool = True, resume: Resume = "never"
     ) -> None:
-        self.folder, self.leads, self.resume = folder, leads, resume
+        self.folder, self.leads, self.resume, self.at_once = folder, leads, resume, 1
         self.record: dict[str, Any] = dict(record or {})
 
     @classmethod
@@ -168,7 +171,7 @@ class Run:
             status, reason = "interrupted", getattr(error, "reason", way)
         else:
             status, reason = "failed", redacted(f"{type(told or error).__name__}: {told or error}")
-        seconds = round(self._before + time.monotonic() - self._began, 2)
+        seconds = round(self._before + (time.monotonic() - self._began) / self.at_once, 2)
         go_on = {} if status == "finished" else {"resume": self.resume_command}
         try:
             self.update(status=status, reason=reason, seconds=seconds, **go_on)
@@ -217,6 +220,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / "run.json")
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
@@ -230,6 +234,7 @@ def _other_code(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found + ["Thaw has other changes that are in no commit"] * (changes[0] != changes[1])
 
 
+@functools.cache  # of several runs in this process
 def _git() -> dict[str, Any]:
     def git(*arguments: str) -> str:
         root = Path(__file__).parent

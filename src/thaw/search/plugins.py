@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ from thaw import config
 from thaw.errors import UserError
 from thaw.search.settings import Search
 from thaw.search.space import Space, job_name
+
+# Overrides that give a setting a value and choose no file.
+PLAIN = re.compile(r"run\.dir=.*|[a-z_.]+=[+-]?\d[\d.]*(e[+-]?\d+)?", re.IGNORECASE | re.DOTALL)
 
 
 class Isolated(Launcher):
@@ -54,6 +58,8 @@ class Isolated(Launcher):
 
 class Batches:
     """Jobs by another launcher of Hydra, as many at a time as it is given; it returns when all of them have ended."""
+
+    progress = ""
 
     def __init__(self, launcher: Launcher, size: int) -> None:
         self.launcher, self.size = launcher, size
@@ -93,6 +99,7 @@ class Sweep(Sweeper):
         from hydra.core.plugins import Plugins
 
         self.hydra_context, self.config = hydra_context, config
+        self._loaded: dict[tuple[str, ...], DictConfig] = {}
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -105,6 +112,7 @@ class Sweep(Sweeper):
         """
         from thaw.console import quiet_lightning
         from thaw.logger import sweep_environment
+        from thaw.search.probe import Probes
         from thaw.search.run import run_sweep
 
         quiet_lightning()
@@ -113,7 +121,9 @@ class Sweep(Sweeper):
         base, task, monitor = self._checked(search, space)
         mode = config.monitor_direction(monitor, task)
         folder = Path(search.dir or Path("runs") / "sweeps" / self._name(space))
-        if isinstance(self.launcher, Isolated):
+        if search.batched:
+            workers = Probes(self._composed)
+        elif isinstance(self.launcher, Isolated):
             environment = sweep_environment(folder.name, config.plain(base.logger) if base.logger else {})
             workers = self.launcher.processes(base.trainer.get("devices"), environment)
         else:
@@ -126,9 +136,27 @@ class Sweep(Sweeper):
         given = parser.parse_overrides(list(arguments))
         keys = {override.get_key_element() for override in given}
         swept = {override.get_key_element() for override in given if override.is_sweep_override()}
-        space = {} if swept - {"seed"} else search.space
-        written = [f"{key}={values}" for key, values in space.items() if key not in keys]
-        return Space.of([*given, *parser.parse_overrides(written)], grid=search.sampler == "grid")
+        own = parser.parse_overrides([f"{key}={values}" for key, values in search.space.items() if key not in keys])
+        if swept - {"seed"}:
+            own = [override for override in own if not override.is_sweep_override()]
+        return Space.of([*given, *own], grid=search.sampler == "grid")
+
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of a job, without Hydra's own part; for another number no file is read again."""
+        values = [text for text in overrides if PLAIN.fullmatch(text)]
+        others = tuple(text for text in overrides if text not in values)
+        if others not in self._loaded:
+            loaded = self.hydra_context.config_loader.load_sweep_config(self.config, [*others])
+            if isinstance(self.launcher, Isolated):
+                loaded.hydra.mode = RunMode.RUN
+                HydraConfig.instance().set_config(loaded)  # a run of its own, which may have several processes
+            with open_dict(loaded):
+                del loaded.hydra
+            self._loaded[others] = loaded
+        composed = self._loaded[others].copy()
+        for override in OverridesParser.create().parse_overrides(values):
+            OmegaConf.update(composed, override.get_key_element(), override.value(), merge=True)
+        return composed
 
     def _checked(self, search: Search, space: Space) -> tuple[DictConfig, Any, str]:
         """Check every job of a grid, and of a sampler what each dimension may be.
@@ -139,6 +167,9 @@ class Sweep(Sweeper):
         Raises:
             UserError: all problems at once.
         """
+        from thaw.build import fine_tuner
+        from thaw.search.batchable import conflicts, refusals
+
         grid = search.sampler == "grid"
         first, problems, seen = None, [], set()
         if grid == (search.n_trials is not None):
@@ -148,17 +179,12 @@ class Sweep(Sweeper):
         for point in [*(space.combinations() if grid else space.corners())] or [{}]:
             overrides = space.overrides(point, next(iter(space.seeds), None))
             try:
-                composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+                composed = self._composed(overrides)
             except Exception as error:  # also of int() and the like
                 from thaw.diagnosis import diagnose
 
                 problems += diagnose(overrides, config.CONF, error)
                 continue
-            if isinstance(self.launcher, Isolated):
-                composed.hydra.mode = RunMode.RUN
-                HydraConfig.instance().set_config(composed)  # a run of its own, which may have several processes
-            with open_dict(composed):
-                del composed.hydra
             settings = config.plain(composed)
             if settings.get("data", {}).get("batch_size") == "auto":
                 problems.append(
@@ -169,15 +195,18 @@ class Sweep(Sweeper):
             parts = str([settings.get(part) for part in ("data", "task", "trainer", "freezing", "monitor")])
             try:
                 if parts not in seen:  # data need not be opened again for another rate
-                    _, task, _ = config.preflight(composed)
+                    data, task, _ = config.preflight(composed)
                     monitor = composed.monitor or task.monitor
                     first = first or (composed, task, monitor)
                     if monitor != first[2]:
                         wrong = f"got {first[2]} and {monitor}. Write monitor=val/…, or a sweep for each."
                         raise UserError(f"monitor must be one metric for all jobs of a sweep; {wrong}")
+                    if search.batched:
+                        problems += refusals(*fine_tuner(composed, data, task, monitor), data)
                     seen.add(parts)
                 elif wrong := config.validate(composed):
                     raise UserError(*wrong)
+                problems += conflicts(settings) if search.batched else []
             except UserError as error:
                 problems += error.problems
         if problems:
@@ -185,7 +214,14 @@ class Sweep(Sweeper):
         return first
 
     def _lacking(self, search: Search, space: Space) -> list[str]:
-        """What Ray Tune needs."""
+        """What a way to run the jobs needs."""
+        if search.batched:
+            lacking = []
+            if search.pruner != "none":
+                lacking.append("search.pruner must be none with search=probe: one head less saves no time.")
+            if not isinstance(self.launcher, Isolated):
+                lacking.append("search=probe trains its heads itself. Write it without hydra/launcher=….")
+            return lacking
         if search.pruner != "asha":
             return []
         lacking = []

@@ -46,6 +46,8 @@ class Processes:
         each: GPUs of a job; with 0 its devices and cores are those of this process.
     """
 
+    progress = ""
+
     def __init__(
         self, script: str, flags: Sequence[str], slots: int, environment: Mapping[str, str], each: int = 1
     ) -> None:

@@ -19,7 +19,7 @@ from thaw.search import report
 from thaw.search.compare import Configuration, folded, ranked
 from thaw.search.ledger import Row, read_rows, write_csv
 from thaw.search.settings import Search
-from thaw.search.space import Space
+from thaw.search.space import Space, value_of
 from thaw.search.study import Trials
 from thaw.search.sweep import TELL_EVERY, Sweep, Workers, objective, why
 
@@ -43,8 +43,10 @@ def run_sweep(
     """
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     address = search.storage or f"sqlite:///{folder / 'study.db'}"
-    trials = Trials(folder.name, address, search, space, mode, [default] if search.defaults_first else [])
-    say(f"Sweep: {escape(str(folder))}, {trials.n_trials} trials, {workers.free} at a time.")
+    first = carried(search.start_from, space, default)
+    first += [default] if search.defaults_first else []
+    trials = Trials(folder.name, address, search, space, mode, first)
+    say(f"Sweep: {escape(str(folder))}, {trials.n_trials} trials, {min(workers.free, trials.n_trials)} at a time.")
     screen = Screen(trials, monitor, mode)
 
     def tell(sweep: Sweep) -> None:
@@ -100,6 +102,29 @@ def ledger(sweep: Sweep) -> list[Row]:
 def chosen(rows: Sequence[Row], monitor: str, mode: str) -> Configuration | None:
     """The configuration with the best mean of the monitored metric, on validation."""
     return next(iter(ranked(folded(rows), monitor, mode)), None)
+
+
+def carried(folder: str | None, space: Space, default: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What an earlier sweep of other settings has chosen, as a point of this space, if any of it lies in it.
+
+    A value holds as it is. That goes for `optimizer.lr` of linear probes too: there as here it is the body's rate, and
+    the head's is `optimizer.head_lr_scale` times it.
+
+    Args:
+        default: values of the settings that were not tried there.
+    """
+    if folder is None or not any(Path(folder).glob("*/run.json")):
+        return []
+    rows = [row for row in read_rows([Path(folder)]) if row.status == "finished"]
+    best = chosen(rows, rows[0].monitor, rows[0].mode) if rows else None
+    if best is None or best.settings.keys() == space.dimensions.keys() - {"seed"}:  # of these the sampler learns
+        return []
+    own = {key: space.dimensions[key] for key in best.settings if key in space.dimensions}
+    read = {key: value_of(best.settings[key], dimension) for key, dimension in own.items()}
+    found = {key: value for key, value in read.items() if value is not None}
+    if found:
+        say(escape(f"First: {' '.join(f'{key}={text}' for key, text in space.texts(found).items())}, of {folder}."))
+    return [{**default, **found}] if found else []
 
 
 def read_test(sweep: Sweep, mode: str) -> None:
@@ -171,6 +196,7 @@ class Screen:
             f"{count[TrialState.PRUNED]} pruned, {count[TrialState.FAIL]} failed, {len(sweep.running)} running",
             "" if best is None else f"best {self.monitor} {best:.4f}",
             "" if left is None else f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left",
+            sweep.workers.progress,
         )
         return table
 

@@ -18,6 +18,7 @@ SETTINGS: Mapping[str, Any] = {
     "search.seed": Annotated[int, Field(ge=0, lt=2**32)],
     "search.from": str | None,
     "search.storage": str | None,
+    "search.batched": bool,
 }
 
 
@@ -40,6 +41,7 @@ class Search:
         start_from: an earlier sweep's folder, whose finished trials the sampler learns from.
         storage: an address such as `postgresql+psycopg://host/name`, where several machines share a sweep; None
             takes `study.db` in the folder.
+        batched: whether the heads of all trials, which must be linear probes, train in one pass; see `probe.py`.
     """
 
     dir: str | None
@@ -53,6 +55,7 @@ class Search:
     seed: int
     start_from: str | None
     storage: str | None
+    batched: bool
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Search":

@@ -106,6 +106,24 @@ def job_name(overrides: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(sorted(own)).encode()).hexdigest()[:10]
 
 
+def value_of(text: str, distribution: BaseDistribution) -> Any:
+    """What a setting's text is as a value of a dimension; None where it does not lie in it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next((choice for choice in distribution.choices if _equal(choice, text)), None)
+    try:
+        value = int(text) if isinstance(distribution, IntDistribution) else float(text)
+    except ValueError:
+        return None
+    return value if distribution.low <= value <= distribution.high else None
+
+
+def _equal(one: str, other: str) -> bool:
+    try:
+        return one == other or float(one) == float(other)
+    except ValueError:
+        return False
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 

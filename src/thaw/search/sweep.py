@@ -25,6 +25,9 @@ LOOK_EVERY, TELL_EVERY = 0.1, 1.0
 class Workers(Protocol):
     """What runs jobs: in processes of this machine, or by a launcher of Hydra elsewhere."""
 
+    #: How far the jobs at work are, in words, where that is not told by their number.
+    progress: str
+
     @property
     def free(self) -> int: ...
 
