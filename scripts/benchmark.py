@@ -1,6 +1,7 @@
-"""Measure what the README says of speed: `python scripts/benchmark.py sweep search …`, each a ratio of one run.
+"""Measure what the README says of speed: `python scripts/benchmark.py step probe …`, ratios within one run.
 
-Every benchmark is a function in `scripts/benchmarks/` and prints the table that the README carries.
+Every benchmark is a function in `scripts/benchmarks/` and prints the table that the README carries. THAW_DATA and
+THAW_WEIGHTS name the folders with the data sets and the weights.
 """
 
 import importlib
@@ -11,18 +12,18 @@ from benchmarks.measure import FOLDER, ROOT, machine
 
 # name → (file, what it measures and how long that takes on two cores)
 BENCHMARKS = {
-    "text": ("text", "an epoch of TREC with MiniLM: length batching, random batches, padding to 128 (10 minutes)"),
-    "large": ("large", "tables of 10^4 to 10^6 rows, streamed or not: memory, start, cost of a sample (15 minutes)"),
-    "sweep": ("sweeps", "24 jobs of digits as one sweep, against 24 commands one after another (20 minutes)"),
     "step": ("steps", "the fixed cost of a training step beside a plain loop, Lightning and transformers (2 minutes)"),
     "full": ("full", "full fine-tuning of ResNet-18 and MiniLM against a plain loop (4 minutes)"),
-    "startup": ("startup", "--cfg job, --help and the first step against bare Hydra and bare imports (4 minutes)"),
-    "memory": ("memory", "training state of each strategy, ViT-B/16 and BERT-base (3 minutes, 4 GB)"),
-    "gpu": ("gpu", "samples/s and FLOP utilisation of ResNet-50, ViT-B/16 and BERT-base on a GPU (30 minutes)"),
-    "search": ("sweeps", "search=bayes against a grid, on digits with 100 labels (7 minutes)"),
-    "probes": ("probes", "search=probe against a run for each head, on hymenoptera (10 minutes)"),
     "probe": ("features", "a linear probe with and without the feature cache, and by Lightning's callback (4 minutes)"),
     "gradual": ("features", "six phases with and without it, and by finetuning-scheduler, if installed (10 minutes)"),
+    "probes": ("probes", "27 linear probes in one pass, as a sweep, and as 27 commands (10 minutes)"),
+    "text": ("text", "an epoch of TREC with MiniLM: length batching, random batches, padding to 128 (10 minutes)"),
+    "startup": ("startup", "--cfg job, --help and the first step against bare Hydra and bare imports (4 minutes)"),
+    "large": ("large", "tables of 10^4 to 10^6 rows, streamed or not: memory, start, cost of a sample (15 minutes)"),
+    "memory": ("memory", "training state of each strategy, ViT-B/16 and BERT-base (3 minutes, 4 GB)"),
+    "gpu": ("gpu", "samples/s and FLOP utilisation of ResNet-50, ViT-B/16 and BERT-base on a GPU (30 minutes)"),
+    "sweep": ("sweeps", "24 jobs of digits as one sweep, against 24 commands one after another (20 minutes)"),
+    "search": ("sweeps", "search=bayes against a grid, on digits with 100 labels (7 minutes)"),
 }
 
 

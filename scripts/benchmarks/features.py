@@ -8,10 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.measure import FOLDER, ROOT, interleaved, table
+from benchmarks.measure import DATA, FOLDER, ROOT, WEIGHTS, interleaved, table
 
-SHARED = Path(os.environ.get("THAW_SHARED", ROOT.parent / "shared"))
-DATA, WEIGHTS = (Path(os.environ.get(f"THAW_{name}", SHARED / name.lower())) for name in ("DATA", "WEIGHTS"))
 # Runs train.py, and writes how long all of `trainer.fit` took: epochs, validations, checkpoints, the cache.
 TIMED = """
 import json, sys, time, train

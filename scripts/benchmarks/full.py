@@ -1,21 +1,18 @@
 """Full fine-tuning of real networks against a plain PyTorch loop: what the machine can do, and what Thaw lets it."""
 
 import copy
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.measure import ROOT, interleaved, table
+from benchmarks.measure import WEIGHTS, interleaved, table
 from benchmarks.steps import CLASSES, Batch, plain_loop, quiet, thaw_loop
 from thaw.model.network import Network
 from thaw.model.timm import timm_network
 from thaw.model.transformers import transformers_network
 
 WARM, ROUNDS = 3, 9
-MINILM = Path(os.environ.get("THAW_WEIGHTS", ROOT.parent / "shared" / "weights")) / "minilm"
 
 
 def full() -> None:
@@ -29,7 +26,7 @@ def full() -> None:
         return network, list(zip(inputs, torch.randint(CLASSES, (24, 32), generator=generator), strict=True))
 
     def text() -> tuple[Network, list[Batch]]:
-        network = transformers_network(str(MINILM), CLASSES, dropout=0.1)
+        network = transformers_network(str(WEIGHTS / "minilm"), CLASSES, dropout=0.1)
         tokens = torch.randint(1000, 20_000, (16, 32, 32), generator=generator)
         inputs = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in tokens]
         return network, list(zip(inputs, torch.randint(CLASSES, (16, 32), generator=generator), strict=True))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path("runs") / "benchmark"  # what a benchmark writes, made anew by each
+# Where the data sets and the weights lie, as for scripts/experiments.py.
+DATA, WEIGHTS = (Path(os.environ.get(f"THAW_{kind.upper()}", kind)).absolute() for kind in ("data", "weights"))
 
 
 def interleaved(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -1,10 +1,8 @@
 """Linear probes over a grid: all heads in one pass, against a run for each."""
 
 import itertools
-import os
-from pathlib import Path
 
-from benchmarks.measure import FOLDER, ROOT, command
+from benchmarks.measure import DATA, FOLDER, ROOT, WEIGHTS, command
 from thaw.search.ledger import read_rows
 
 GRID = {
@@ -19,9 +17,8 @@ def probes() -> None:
 
     All read features from one cache, which is empty at first; half of the single commands run before the others.
     """
-    weights = Path(os.environ.get("THAW_WEIGHTS", "weights")).absolute() / "mobilenetv2_100.safetensors"
-    plain = ["experiment=hymenoptera", f"model.weights={weights}", "data.augment=none", "logger=none"]
-    plain += ["freezing=linear_probe", f"cache.dir={FOLDER}/cache"]
+    plain = ["experiment=hymenoptera", f"paths.data={DATA}", f"model.weights={WEIGHTS}/mobilenetv2_100.safetensors"]
+    plain += ["data.augment=none", "freezing=linear_probe", "logger=none", f"cache.dir={FOLDER}/cache"]
     points = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
     jobs = [[f"{key}={value}" for key, value in point.items()] for point in points]
     swept = [f"{key}={','.join(values)}" for key, values in GRID.items()]

@@ -1,14 +1,12 @@
 """Length batching: an epoch of real questions in batches of similar length, of random ones, and padded to 128."""
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from benchmarks.measure import interleaved, ratio, seconds, table
+from benchmarks.measure import DATA, WEIGHTS, interleaved, ratio, seconds, table
 from thaw.data.sampler import EpochBatches
 from thaw.data.text import Text
 from thaw.model.transformers import transformers_network
@@ -19,8 +17,8 @@ Batch = tuple[dict[str, Tensor], Tensor]
 
 def text() -> None:
     """Full fine-tuning of MiniLM on the same questions of TREC, an epoch each way in turns; the data is loaded too."""
-    data = Text(f"{os.environ.get('THAW_DATA', 'data')}/trec", train_size=SAMPLES, batch_size=BATCH_SIZE, num_workers=0)
-    name = str(Path(os.environ.get("THAW_WEIGHTS", "weights")).absolute() / "minilm")
+    data = Text(DATA / "trec", train_size=SAMPLES, batch_size=BATCH_SIZE, num_workers=0)
+    name = str(WEIGHTS / "minilm")
     network = transformers_network(name, num_outputs=len(data.classes))
     data.preprocess(**network.preprocessing)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)

@@ -1,7 +1,6 @@
 """Linear probes that differ in rate, decay, dropout or schedule alone: from the body's features to their records."""
 
 import copy
-import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,9 +13,9 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn import functional as F
 
-from thaw import config, defaults
+from thaw import config
 from thaw.activations import Activations, FrozenPart
-from thaw.build import TRAINER, fine_tuner
+from thaw.build import TRAINER, fine_tuner, settle
 from thaw.cache import Cache, default_folder
 from thaw.data.datamodule import Split
 from thaw.errors import NonFiniteError, RunError, UserError
@@ -49,23 +48,24 @@ class Batch:
     def __init__(self, configurations: Mapping[str, Any], runs: Mapping[str, Run]) -> None:
         cfg = next(iter(configurations.values()))
         self.runs, self.seed, self.reads_test = runs, cfg.seed, cfg.test
-        self.data, self.task, _ = config.preflight(cfg)
+        self.data, self.task, bare = config.preflight(cfg)
         self.monitor = cfg.monitor or self.task.monitor
         self.mode = config.monitor_direction(self.monitor, self.task)
         self.module, self.freezing = fine_tuner(cfg, self.data, self.task, self.monitor)
+        precision, self.epochs = settle(cfg, self.module, self.freezing, self.data, bare)
         network, self.order = self.module.network, self.data.batches("train")
         if wrong := refusals(self.module, self.freezing, self.data):
             raise UserError(*wrong)
         if (rate := network.head.dropout.p) != cfg.model.get("dropout", rate):
             raise UserError(f"model.dropout must be the head's with search=probe; that is {rate}. Write search=grid.")
         network.train_groups(["head"])
-        precision, self.epochs = defaults.settled(cfg.trainer, len(self.order))
         trainer = config.build(cfg.trainer, logger=False, precision=precision, enable_checkpointing=False, **TRAINER)
-        self.on_device, self.context = trainer.strategy.batch_to_device, trainer.precision_plugin.forward_context
+        self._to_device, self.context = trainer.strategy.batch_to_device, trainer.precision_plugin.forward_context
         device = trainer.strategy.root_device
         self.module.to(device)
-        self.accumulated = cfg.trainer.get("accumulate_grad_batches") or 1
-        self.steps = math.ceil(len(self.order) / self.accumulated) * self.epochs
+        network.lay_out(device.type)
+        self.accumulated = bare.accumulate_grad_batches
+        self.steps = bare.steps_an_epoch(self.data) * self.epochs
         self.cache = Cache(Path(cfg.cache.dir or default_folder()), int(cfg.cache.max_gb * 1e9))
         self._features: dict[str, Rows] = {}
         self._held: dict[str, tuple[Tensor, Tensor]] = {}
@@ -97,6 +97,10 @@ class Batch:
         self.best = {name: parameter.detach().clone() for name, parameter in self.heads.named_parameters()}
         self._step = 0
         self._wrong_at = torch.zeros(len(self.probes), dtype=torch.int64, device=device)  # step; 0 is none
+
+    def on_device(self, batch: Any) -> Any:
+        """As a trainer puts a batch where the network is."""
+        return self.data.on_after_batch_transfer(self._to_device(batch), 0)
 
     def _describe(self, configurations: Mapping[str, Any], settled: Mapping[str, Any]) -> None:
         told = {"seed": self.seed, "monitor": self.monitor, "mode": self.mode}
