@@ -57,7 +57,7 @@ def test_configuration_of_digits_builds():
 def test_batches_fit_a_one_channel_network(split):
     data = Digits(train_size=64, batch_size=16, num_workers=0)
     data.preprocess(**PREPROCESSING)
-    inputs, targets = next(iter(getattr(data, f"{split}_dataloader")()))
+    inputs, targets = data.on_after_batch_transfer(next(iter(getattr(data, f"{split}_dataloader")())), 0)
     assert inputs.shape == (16, 1, 32, 32)
     assert inputs.dtype == torch.float32
     assert targets.dtype == torch.int64

@@ -34,7 +34,7 @@ class Activations:
     """
 
     def __init__(self, path: Path, dtype: torch.dtype, lengths: np.ndarray | None = None) -> None:
-        self.values, self.dtype = np.load(path, mmap_mode="r", allow_pickle=False), dtype
+        self.values, self.dtype = np.lib.format.open_memmap(path, mode="r"), dtype
         self.ends = None if lengths is None else np.cumsum(lengths)
 
     def __getitem__(self, rows: Rows) -> Tensor:

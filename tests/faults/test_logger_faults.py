@@ -85,7 +85,7 @@ def test_a_server_that_dies_in_the_midst_of_a_run_costs_a_bounded_time_at_its_en
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
     result = subprocess.run(
-        [sys.executable, "-c", RUN, *QUICK, "data.batch_size=8"],
+        [sys.executable, "-c", RUN, *QUICK, "data.batch_size=8", "trainer.log_every_n_steps=1"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=400,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -18,7 +18,7 @@ from thaw.redaction import REDACTED, redacted, secret
 from thaw.run.restore import restore
 from thaw.run.run import Run
 
-QUICK = ("data.train_size=64", "trainer.max_epochs=1", "trainer=cpu", "callbacks=none", "data.num_workers=0")
+QUICK = ("data.train_size=64", "trainer.max_epochs=2", "trainer=cpu", "callbacks=none", "data.num_workers=0")
 SECRETS = ("SECRET-OVERRIDE-1", "SECRET-ENVIRONMENT-2", "SECRET-ADDRESS-3", "SECRET-PLAIN-4", "0123456789" * 4)
 
 # A template's user adds a setting of their own; W&B itself runs as it does outside of tests.
@@ -35,8 +35,12 @@ logger.wandb_logger = with_key
 import train
 if {fail}:
     from thaw.task.classification import Classification
-    def broken(*_):
-        raise RuntimeError("no answer for SECRET-ENVIRONMENT-2 from https://me:SECRET-ADDRESS-3@host/x")
+    loss, calls = Classification.loss, []
+    def broken(*arguments):
+        calls.append(1)
+        if len(calls) > 30:  # in the second epoch: W&B starts with the metrics of the first
+            raise RuntimeError("no answer for SECRET-ENVIRONMENT-2 from https://me:SECRET-ADDRESS-3@host/x")
+        return loss(*arguments)
     Classification.loss = broken
 config.main(train.train)
 """

@@ -36,8 +36,8 @@ class Decoded:
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        shapes = np.load(self.folder / "shapes.npy", allow_pickle=False)
-        pixels = np.load(self.folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        shapes = np.lib.format.open_memmap(self.folder / "shapes.npy", mode="r")
+        pixels = np.lib.format.open_memmap(self.folder / "pixels.npy", mode="r")
         return pixels, shapes, np.cumsum(shapes.prod(axis=1)) - shapes.prod(axis=1)
 
     def __call__(self, number: int) -> Image.Image:

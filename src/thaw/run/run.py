@@ -220,7 +220,6 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / "run.json")
 
 
-@functools.cache
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 

@@ -22,6 +22,7 @@ CALLBACKS = ("lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.cal
 # Settings of the trainer that a batch of heads keeps to, or that change nothing in it.
 TRAINER = {"_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs"}
 TRAINER |= {"gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "log_every_n_steps"}
+TRAINER |= {"compile", "target_batch_size"}
 
 
 def conflicts(settings: Mapping[str, Any]) -> list[str]:
