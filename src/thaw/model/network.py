@@ -245,11 +245,22 @@ def modules_within(module: nn.Module, ids: Collection[int]) -> list[nn.Module]:
 
 
 def _set_mode(module: nn.Module, mode: bool, trained: set[int]) -> None:
-    # A module without parameters (dropout, activation) follows the module that holds it.
-    parameters = [id(parameter) for parameter in module.parameters()]
-    module.training = mode and (not parameters or not trained.isdisjoint(parameters))
-    for child in module.children():
-        _set_mode(child, module.training, trained)
+    holds: dict[nn.Module, bool | None] = {}  # whether a module holds what trains; None where it holds no parameter
+
+    def look(module: nn.Module) -> bool | None:
+        own = [id(parameter) in trained for parameter in module.parameters(recurse=False)]
+        found = [held for held in (*own, *map(look, module.children())) if held is not None]
+        holds[module] = any(found) if found else None
+        return holds[module]
+
+    def put(module: nn.Module, mode: bool) -> None:
+        # A module without parameters (dropout, activation) follows the module that holds it.
+        module.training = mode and holds[module] is not False
+        for child in module.children():
+            put(child, module.training)
+
+    look(module)
+    put(module, mode)
 
 
 def _group_around(network: nn.Module, name: str, groups: Mapping[int, tuple[str, str]]) -> str:
