@@ -63,7 +63,7 @@ class Recorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         total, training = parameter_counts(self.freezing.states)
-        remarks = trainer.datamodule.remarks
+        remarks = getattr(trainer.datamodule, "remarks", [])  # of loaders alone nothing is known
         while remarks:
             say(f"[dim]{escape(remarks.pop(0))}[/]")
         value = trainer.callback_metrics.get(pl_module.monitor)
