@@ -1,6 +1,7 @@
 """The cache of what stays frozen: the same run with it and without it, and never anything that is stale or foreign."""
 
 import csv
+import errno
 import gc
 import hashlib
 import json
@@ -154,6 +155,17 @@ def test_what_moves_is_not_kept(run_train, words: str) -> None:
     outcome = run_train(*QUICK, "data.augment=none", words)
     assert outcome.code == 0
     assert not kept(outcome.record)
+
+
+def test_a_disk_that_is_full_stops_no_run(run_train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("thaw.activations.os.posix_fallocate", full)
+    outcome = run_train(*PROBE)
+    assert outcome.code == 0
+    assert not kept(outcome.record)
+    assert not list(Path("cache").glob("*/"))
 
 
 def test_no_room_and_no_right_to_write_stop_no_run(run_train) -> None:

@@ -1,5 +1,6 @@
 """What stays frozen runs once: a linear probe and gradual unfreezing, beside the same without that and beside peers."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -112,6 +113,7 @@ def gradual() -> None:
     ways = {
         "Thaw": thaw(*GRADUAL, *SCHEDULE),
         "Thaw, `cache=none`": thaw(*GRADUAL, *SCHEDULE, "cache=none"),
-        "Lightning with finetuning-scheduler": peer("finetuning_scheduler", *GRADUAL),
     }
+    if importlib.util.find_spec("finetuning_scheduler"):
+        ways["Lightning with finetuning-scheduler"] = peer("finetuning_scheduler", *GRADUAL)
     _compare("6 phases of 5 epochs, ResNet-18 32 px, 1,600 images of CIFAR-10", ways, "Thaw", rounds=3)

@@ -1,6 +1,7 @@
 """What the frozen part of a network makes of each sample of a split: computed once, kept on disk, read in any order."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -49,13 +50,19 @@ class Activations:
     def write(
         path: Path, shape: Sequence[int], lengths: np.ndarray | None, parts: Iterable[tuple[Rows, Tensor]]
     ) -> None:
-        """Write (rows, activations) pairs into a new array of this shape."""
+        """Write (rows, activations) pairs into a new array of this shape.
+
+        Raises:
+            OSError: the disk has no room for it.
+        """
         values, ends = None, None if lengths is None else np.cumsum(lengths)
         for rows, activations in parts:
             held = activations.cpu().contiguous()
             plain = (held.view(torch.int16) if held.dtype == torch.bfloat16 else held).numpy()
             if values is None:
                 values = np.lib.format.open_memmap(path, "w+", plain.dtype, tuple(shape))
+                with open(path, "r+b") as file:  # through a map, a full disk would end the process
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             if ends is None:
                 values[rows] = plain
                 continue
@@ -212,7 +219,10 @@ class FrozenPart:
             if self._fits(found[self.first].to(self.example.device)):
                 return found, True
             cache.discard(key)
-        folder = cache.entry(key, self.bytes, fill)
+        try:
+            folder = cache.entry(key, self.bytes, fill)
+        except OSError:  # another has filled the disk meanwhile
+            folder = None
         return (opened(folder), False) if folder else (None, False)
 
     def _fits(self, stored: Tensor) -> bool:

@@ -50,6 +50,9 @@ class Cache:
             key: all that the content depends on, as JSON has it.
             size: bytes that `fill` is about to write.
             fill: writes the files of the entry into an empty folder.
+
+        Raises:
+            OSError: the disk is full.
         """
         found = self.find(key)
         if found or not self.max_bytes or size > self.max_bytes or size > MOST_OF_FREE * self._free():
@@ -81,7 +84,10 @@ class Cache:
             return path
         if not self.max_bytes or not self.folder.is_dir():
             return None
-        lock = self._open(name)
+        try:
+            lock = self._open(name)
+        except OSError:  # nothing may be written there, and so no lock either
+            return None
         fcntl.flock(lock, fcntl.LOCK_SH)
         seal = read_json(path / SEAL) or {}
         if seal.get("key") != _plain(key) or not _whole(path, seal.get("files", {})):
@@ -104,9 +110,10 @@ class Cache:
             os.close(lock)
 
     def _free(self) -> int:
+        """Bytes that this user can still write; 0 where that is nothing."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return free_bytes(self.folder)
+            return free_bytes(self.folder) if os.access(self.folder, os.W_OK) else 0
         except OSError:
             return 0
 
