@@ -35,7 +35,7 @@ format: setup
 
 lock: setup
 	$(PY) -m uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-	  --prerelease if-necessary-or-explicit --extra dev --extra tensorboard --extra postgres --extra ray \
+	  --prerelease if-necessary-or-explicit --extra dev --extra export --extra tensorboard --extra postgres --extra ray \
 	  --extra submitit pyproject.toml -o requirements.lock
 
 results: setup
