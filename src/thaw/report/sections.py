@@ -1,0 +1,9 @@
+"""The sections of a run's report, in the order of the page."""
+
+from collections.abc import Callable, Sequence
+
+from thaw.report.evidence import Evidence
+from thaw.report.section import Section
+
+# Each gives its section, or None where the run has nothing to say of it. One that fails is left out and named.
+BUILDERS: Sequence[Callable[[Evidence], Section | None]] = ()
