@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import binary_calibration_error
 
 from thaw.report.answers import Answers
-from thaw.report.ink import BLUE, INK, ORANGE, panels
+from thaw.report.ink import BLUE, INK, ORANGE, TEAL, panels
 from thaw.report.section import Picture, Section
 
 BINS = 15  # of equal width, as of Guo et al., arXiv:1706.04599
@@ -24,16 +25,16 @@ def calibration(answers: Answers) -> Section | None:
     what = "answers" if answers.kind == "class" else "labels"
     leaning = "too sure" if mean > share else "not sure enough"
     verdict = (
-        f"A perfectly calibrated network would show {chance:.3f} or less in 95 of 100 samples of this size; "
+        f"A perfectly calibrated network would show {chance:.4f} or less in 95 of 100 samples of this size; "
         + ("so the confidence can be believed." if error <= chance else f"so the network is {leaning}.")
     )
-    told = f"Expected calibration error {error:.3f}, over {BINS} bins of equal width. {verdict}"
+    told = f"Expected calibration error {error:.4f}, over {BINS} bins of equal width. {verdict}"
     measure = "confidence" if answers.kind == "class" else "probability of a label"
     picture = Picture(
         draw(confidence, right, measure, "share that is right" if answers.kind == "class" else "share that has it"),
         alt=f"Reliability diagram of {len(right):,} {what}: mean {measure} {mean:.1%}, and {share:.1%} "
-        f"{'are right' if answers.kind == 'class' else 'are held'}; expected calibration error {error:.3f}.",
-        caption="Bars on the dotted line would be perfect; below it, the network is too sure. Beneath: how many "
+        f"{'are right' if answers.kind == 'class' else 'are held'}; expected calibration error {error:.4f}.",
+        caption="On the dotted line a bar would be perfect; bars of fewer than 20 are pale. Beneath: how many "
         f"{what} have that {measure}.",
     )
     return Section("Calibration", text=[told], pictures=[picture])
@@ -60,14 +61,19 @@ def by_chance(confidence: np.ndarray) -> float:
 def draw(confidence: np.ndarray, right: np.ndarray, xlabel: str, ylabel: str) -> Figure:
     share, mean = calibration_curve(right, confidence, n_bins=BINS)
     edges = np.linspace(0, 1, BINS + 1)
-    at = (np.clip(np.searchsorted(edges, mean, side="left") - 1, 0, BINS - 1) + 0.5) / BINS
+    bins = np.clip(np.searchsorted(edges, mean, side="left") - 1, 0, BINS - 1)
+    counts = np.histogram(confidence, edges)[0][bins]
     figure, (above, below) = panels(4.4, 4.4, 2, sharex=True, height_ratios=[3, 1])
-    above.bar(at, share, width=0.9 / BINS, color=BLUE, label=ylabel)
-    gap = mean - share
-    above.bar(at, gap, bottom=share, width=0.9 / BINS, color=ORANGE, alpha=0.45, label="gap to the confidence")
+    # A bin of few answers says little, and is pale.
+    alphas = 0.25 + 0.75 * np.minimum(counts / 20, 1)
+    for at, low, high, sure, alpha in zip(bins, np.minimum(share, mean), share, mean, alphas, strict=True):
+        place = {"x": (at + 0.5) / BINS, "width": 0.9 / BINS, "alpha": alpha}
+        above.bar(height=low, color=BLUE, **place)
+        above.bar(height=abs(high - sure), bottom=low, color=ORANGE if sure > high else TEAL, **place)
     above.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.2)
     above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=ylabel)
-    above.legend(loc="upper left", labelcolor=INK)
-    below.hist(confidence, bins=edges, color=INK, alpha=0.6)
+    hands = [Patch(color=color) for color in (BLUE, ORANGE, TEAL)]
+    above.legend(hands, [ylabel, "too sure by", "not sure enough by"], loc="upper left", labelcolor=INK, frameon=False)
+    below.hist(confidence, bins=edges, color=INK, alpha=0.6, log=True)
     below.set(xlabel=xlabel, ylabel="count")
     return figure

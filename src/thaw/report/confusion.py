@@ -66,7 +66,7 @@ def draw(counts: np.ndarray, names: Sequence[str]) -> Figure:
     right = np.eye(size, dtype=bool)
     cells = np.where(right[..., None], rgb(BLUE), rgb(ORANGE))
     # Confusions are rare, and must be seen all the same.
-    alpha = np.where(right, shares, np.sqrt(shares))[..., None] * 0.9
+    alpha = np.where(right, shares, np.where(counts > 0, 0.25 + 0.75 * np.sqrt(shares), 0))[..., None] * 0.9
     side = min(max(3.2, 0.4 * size), WIDTH)
     figure, axes = panels(side, side)
     axes.imshow(np.concatenate([cells, alpha], axis=2), interpolation="nearest")

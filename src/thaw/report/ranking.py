@@ -117,6 +117,7 @@ def draw(curves: Mapping[str, Ranked], kind: str) -> Figure:
         axes.set(xlabel="recall", ylabel="precision")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     title = "AUROC" if kind == "roc" else "average precision"
-    legend = axes.legend(loc="lower right" if kind == "roc" else "lower left", title=title, labelcolor=INK, fontsize=8)
+    how = {"labelcolor": INK, "fontsize": 8, "frameon": False}
+    legend = axes.legend(loc="lower right" if kind == "roc" else "lower left", title=title, **how)
     legend.get_title().set(color=INK, fontsize=8)
     return figure

@@ -30,11 +30,10 @@ def kind_of(data: DataModule) -> Kind:
 
 def draw(kind: Kind, samples: Sequence[Any], labels: Sequence[str]) -> Figure:
     """A grid of images, or of (wave (samples,), samples a second), with what is said of each."""
-    columns = min(COLUMNS, len(samples))
-    rows = -(-len(samples) // columns)
-    each = WIDTH / columns
+    rows = -(-len(samples) // COLUMNS)
+    each = WIDTH / COLUMNS
     height = each + 0.32 if kind == "image" else each * 0.8 + 0.4
-    figure, grid = panels(WIDTH, rows * height, rows, columns, squeeze=False)
+    figure, grid = panels(WIDTH, rows * height, rows, COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, sample, label in zip(grid.flat, samples, labels, strict=False):
