@@ -13,6 +13,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1", WANDB_MODE="disabled", HYDRA_FULL_ERROR="1", HF_DATASETS_CACHE=CACHE, XDG_CACHE_HOME=CACHE
 )
 
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -47,6 +48,14 @@ class Outcome:
     @property
     def record(self) -> dict[str, Any]:
         return json.loads((self.folders[-1] / "run.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process write a report only for the tests that ask for this fixture: it takes seconds."""
+    asked = request.function and "reports" in inspect.signature(request.function).parameters
+    if not asked:
+        monkeypatch.setattr("thaw.report.report.write", lambda *_: None)
 
 
 @pytest.fixture

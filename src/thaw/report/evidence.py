@@ -5,12 +5,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from thaw import config
+from thaw.build import fine_tuner
 from thaw.data.datamodule import DataModule
 from thaw.model.network import Network
 from thaw.module import FineTuner
+from thaw.run.run import Run
 from thaw.task.task import Task
+
+if TYPE_CHECKING:
+    from thaw.report.intervals import Interval
 
 Depth = Literal["none", "standard", "full"]
 
@@ -23,8 +32,8 @@ class Evidence:
         folder: the run's directory.
         record: its run.json.
         settings: its configuration as plain containers, without secrets.
-        choices: group → (chosen option, default option) of the configuration, where they differ.
-        defaults: full key → (value, default) of the settings that differ from those of the chosen options.
+        choices: group of the configuration → (chosen option, default option).
+        departures: full key → (value, default) of the settings that differ from those of the chosen options.
         module: with the weights of the best epoch, on the CPU and in eval mode.
         data: with its transforms; `data.splits[split]` holds the samples.
         split: what was measured last: `test`, or `val` where that was not read.
@@ -37,7 +46,7 @@ class Evidence:
     record: Mapping[str, Any]
     settings: Mapping[str, Any]
     choices: Mapping[str, tuple[str | None, str | None]]
-    defaults: Mapping[str, tuple[Any, Any]]
+    departures: Mapping[str, tuple[Any, Any]]
     module: FineTuner
     data: DataModule
     split: Literal["val", "test"]
@@ -70,6 +79,46 @@ class Evidence:
             merge_lora(network)
         return pair
 
+    @cached_property
+    def intervals(self) -> dict[str, "Interval"]:
+        """Full name → bootstrap interval, of the metrics of the split."""
+        from thaw.report.intervals import intervals
+
+        return intervals(self.task, self.split, list(self.rows.values()), self.record["metrics"])
+
     def names(self) -> list[str]:
         """What stands for each sample of the split in predictions.csv, by its index."""
         return list(self.data.names(self.data.splits[self.split]))
+
+
+def gather(
+    cfg: Any,
+    run: Run,
+    module: FineTuner,
+    data: DataModule,
+    split: Literal["val", "test"],
+    rows: Mapping[int, Mapping[str, Any]],
+    state: Mapping[str, Tensor],
+) -> Evidence:
+    """The evidence of a run whose last figures are those of `state`, the weights of the best epoch."""
+    settings = cfg.copy()
+    settings.regularization = None  # it may keep weights of its own, and nothing is trained
+
+    def build() -> FineTuner:
+        return fine_tuner(settings, data, module.task, module.monitor)[0]
+
+    if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        module = build()  # the other processes, which hold the rest of each parameter, do not wait for the report
+    module.load_state_dict(state)
+    return Evidence(
+        run.folder,
+        run.record,
+        config.recorded(cfg),
+        *config.departures(cfg),
+        module.cpu().eval(),
+        data,
+        split,
+        rows,
+        lambda: build().network,
+        cfg.report.depth,
+    )
