@@ -20,7 +20,7 @@ STEPS, FEWEST_STEPS = 64, 16  # of the path of integrated gradients
 AT_ONCE = 64  # samples in one pass
 # Floating-point operations for each thread: what is well spent, some seconds; and what a report may spend at most.
 FAIR, LIMIT = 1e11, 1e12
-COARSEST = 4  # cells a side of a map that still tells where
+COARSEST = 5  # cells a side of a map that still tells where
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Attribution:
     Args:
         method: `grad_cam`, `integrated_gradients` or `silence`.
         values: of each sample: (height, width) of a map, (tokens,) of a text, (bands, slots) of a sound.
-        explained: the answer's score minus that of an empty input (samples,); None of Grad-CAM, which sums up to nothing.
+        explained: the answer's score minus that of an empty input (samples,); None of Grad-CAM.
         missed: of integrated gradients, by how much the values' sum differs from that (samples,).
     """
 
@@ -60,8 +60,10 @@ def attribute(
     """
     if isinstance(inputs, Tensor):
         layer = last_map(network, inputs)
-        return _grad_cam(network, layer, inputs, score, chosen) if layer else _of_pixels(
-            network, inputs, score, chosen, limit
+        return (
+            _grad_cam(network, layer, inputs, score, chosen)
+            if layer
+            else _of_pixels(network, inputs, score, chosen, limit)
         )
     if "input_ids" in inputs:
         return _of_tokens(network, inputs, score, chosen, limit)
@@ -90,7 +92,7 @@ def _single(network: nn.Module) -> bool:
 
 
 def last_map(network: Network, images: Tensor) -> nn.Module | None:
-    """The last module that gives a map of the image, where convolutions go on to the network's later half; else None."""
+    """What gives the last map of the image that still tells where, if it is in the later half of the network."""
     groups = list(network.groups)
     depth = {id(p): index for index, ps in enumerate(network.groups.values()) for p in ps.values()}
     calls: list[tuple[nn.Module, torch.Size]] = []
@@ -106,12 +108,15 @@ def last_map(network: Network, images: Tensor) -> nn.Module | None:
     finally:
         for handle in handles:
             handle.remove()
-    maps = [(at, shape) for at, (module, shape) in enumerate(calls) if isinstance(module, nn.Conv2d) and shape[1] > 1]
-    if not maps or min(maps[-1][1][1:]) < COARSEST:
+    fine = [
+        (at, shape)
+        for at, (module, shape) in enumerate(calls)
+        if isinstance(module, nn.Conv2d) and min(shape[1:]) >= COARSEST
+        if depth[id(module.weight)] >= (len(groups) - 1) / 2  # later than the patches of a transformer
+    ]
+    if not fine:
         return None
-    at, shape = maps[-1]
-    if depth[id(calls[at][0].weight)] < (len(groups) - 1) / 2:  # the patches of a transformer
-        return None
+    at, shape = fine[-1]
     return [module for module, found in calls[at:] if found == shape][-1]
 
 
@@ -195,10 +200,9 @@ def _embedding(network: Network, inputs: Inputs) -> nn.Module:
     """The module that turns the tokens into vectors: the first of its kind that runs."""
     called: list[nn.Module] = []
     modules = [module for module in network.body.modules() if isinstance(module, nn.Embedding)]
-    shape = inputs["input_ids"][:1].shape
 
     def note(module: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and given[0].shape == shape:
+        if given and torch.equal(given[0], inputs["input_ids"][:1]):
             called.append(module)
 
     handles = [module.register_forward_pre_hook(note) for module in modules]
@@ -208,7 +212,7 @@ def _embedding(network: Network, inputs: Inputs) -> nn.Module:
     finally:
         for handle in handles:
             handle.remove()
-    return max(called, key=lambda module: module.num_embeddings)
+    return called[0]
 
 
 def _steps(network: Network, inputs: Inputs, limit: float) -> int:

@@ -8,6 +8,7 @@ from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import binary_calibration_error
 
 from thaw.report.answers import Answers
+from thaw.report.evidence import Evidence
 from thaw.report.ink import BLUE, INK, ORANGE, TEAL, panels
 from thaw.report.section import Picture, Section
 
@@ -15,20 +16,22 @@ BINS = 15  # of equal width, as of Guo et al., arXiv:1706.04599
 DRAWS = 200  # of answers by the told confidence, for what the error comes to by chance
 
 
-def calibration(answers: Answers) -> Section | None:
-    """Reliability diagram and expected calibration error: of classes by the answer's own probability, of labels by all."""
+def calibration(evidence: Evidence) -> Section | None:
+    """Reliability diagram and expected calibration error: of the chosen class, or of every label."""
+    answers = evidence.answers
     if answers.probabilities is None or not len(answers.rows):
         return None
     confidence, right = judged(answers)
     error, chance = expected_error(confidence, right), by_chance(confidence)
     mean, share = float(confidence.mean()), float(right.mean())
     what = "answers" if answers.kind == "class" else "labels"
-    leaning = "too sure" if mean > share else "not sure enough"
     verdict = (
-        f"A perfectly calibrated network would show {chance:.4f} or less in 95 of 100 samples of this size; "
-        + ("so the confidence can be believed." if error <= chance else f"so the network is {leaning}.")
+        "no more than chance gives a network that is calibrated perfectly"
+        if error <= chance
+        else f"more than chance gives one that is calibrated perfectly: it is {'too' if mean > share else 'not'} sure"
+        f"{'' if mean > share else ' enough'}"
     )
-    told = f"Expected calibration error {error:.4f}, over {BINS} bins of equal width. {verdict}"
+    told = f"Expected calibration error {error:.4f}, over {BINS} bins of equal width; {verdict} (95 %: {chance:.4f})."
     measure = "confidence" if answers.kind == "class" else "probability of a label"
     picture = Picture(
         draw(confidence, right, measure, "share that is right" if answers.kind == "class" else "share that has it"),

@@ -10,16 +10,19 @@ from matplotlib.figure import Figure
 from thaw.report.ink import INK, WIDTH, panels
 from thaw.report.overlays import tinted
 
+UNFINISHED = "\ufffd"  # what is decoded of a letter whose other bytes are in the next token
 MOST = 90  # tokens that are shown of a text
 SIZE, LINE = 10, 0.235  # points, and inches from line to line
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text, with the space before it; special tokens add nothing."""
-    texts = [tokenizer.decode(ids[: number + 1]) for number in range(min(len(ids), MOST))]
+    texts = [tokenizer.decode(ids[: number + 1]).rstrip(UNFINISHED) for number in range(min(len(ids), MOST))]
     found, before = [], ""
     for text in texts:
-        shared = next((n for n, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), min(len(before), len(text)))
+        shared = next(
+            (n for n, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), min(len(before), len(text))
+        )
         found.append(text[shared:])
         before = text
     return found

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from thaw.report.answers import Answers, percent
+from thaw.report.evidence import Evidence
 from thaw.report.ink import BLUE, INK, ORANGE, WIDTH, panels, rgb
 from thaw.report.section import Picture, Section, Table
 
@@ -17,8 +18,9 @@ ROWS = 30  # classes up to which the table has them all
 WORST = 20  # of more, how many it has
 
 
-def classes(answers: Answers) -> Section | None:
+def classes(evidence: Evidence) -> Section | None:
     """Confusion matrix and per-class table; of labels, which exclude one another in no way, the table alone."""
+    answers = evidence.answers
     if answers.kind not in ("class", "tags", "labels") or not len(answers.truth):
         return None
     table = _per_class(answers)
@@ -76,7 +78,7 @@ def draw(counts: np.ndarray, names: Sequence[str]) -> Figure:
             axes.text(guess, true, f"{counts[true, guess]}", ha="center", va="center", color=color, fontsize=9)
     if size <= NAMED:
         short = [shortened(name) for name in names]
-        long = max(map(len, short)) > 3
+        long = size * max(map(len, short)) > 30
         font = 9 if size <= 20 else 6.5
         axes.set_yticks(range(size), short, fontsize=font)
         axes.set_xticks(range(size), short, fontsize=font, rotation=60 if long else 0, ha="right" if long else "center")
@@ -95,7 +97,7 @@ def _seen(counts: np.ndarray, names: Sequence[str], what: str) -> str:
     if not wrong:
         return f"Confusion matrix: all {total} {what} are right."
     true, guess, often = confusions(counts)[0]
-    return f"{told}; most often {names[true]} is taken for {names[guess]} ({often} times)."
+    return f"{told}; most often {names[true]} is taken for {names[guess]} ({often} of them)."
 
 
 def _per_class(answers: Answers) -> Table:

@@ -15,6 +15,7 @@ from thaw.build import fine_tuner
 from thaw.data.datamodule import DataModule
 from thaw.model.network import Network
 from thaw.module import FineTuner
+from thaw.report.answers import Answers
 from thaw.run.run import Run
 from thaw.task.task import Task
 
@@ -85,6 +86,11 @@ class Evidence:
         from thaw.report.intervals import intervals
 
         return intervals(self.task, self.split, list(self.rows.values()), self.record["metrics"])
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What the network answers, sample by sample."""
+        return Answers(self.task.target, self.task.classes, list(self.rows.values()))
 
     def names(self) -> list[str]:
         """What stands for each sample of the split in predictions.csv, by its index."""

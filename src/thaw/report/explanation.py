@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from thaw.data.datamodule import DataModule
 from thaw.data.loaders import Split
 from thaw.model.network import Network
-from thaw.module import FineTuner
 from thaw.report import colored_tokens, overlays
-from thaw.report.answers import Answers, Verdict, verdicts
+from thaw.report.answers import Verdict, verdicts
 from thaw.report.attribution import LIMIT, Attribution, TooExpensiveError, attribute, undisturbed
+from thaw.report.evidence import Evidence
 from thaw.report.section import Picture, Section
 
 SAMPLES, WRONG = 8, 4
@@ -22,37 +22,30 @@ LIMITS = {"standard": LIMIT, "full": 100 * LIMIT}
 TITLE = "What the answers rest on"
 COLORS = "orange speaks for the answer, blue against it"
 METHODS = {
-    "grad_cam": "Grad-CAM (arXiv:1610.02391): where the last map of the convolutions speaks for the answer. It tells "
+    "grad_cam": "Grad-CAM (arXiv:1610.02391): where a late map of the convolutions speaks for the answer. It tells "
     "where, not what it is there; it shows nothing that speaks against the answer, and is as coarse as that map of "
     "{size} cells.",
-    "integrated_gradients": "Integrated gradients (arXiv:1703.01365) from an input of {empty}: {colors}. They add up to "
-    "what the answer's score gains over that input, and miss it by {missed} at the median. They tell what this answer was "
-    "computed from, not whether it would be another one without it.",
-    "silence": "Occlusion (arXiv:1311.2901): how far the answer's score falls when a cell of {size} is silenced; {colors}. "
-    "What a sound says twice is not missed when it is silenced once, so a pale cell need not be without meaning.",
+    "integrated_gradients": "Integrated gradients (arXiv:1703.01365) from {empty}: {colors}. They add up to what the "
+    "answer's score gains over that, and miss it by {missed} at the median. They tell what this answer was computed "
+    "from, not whether it would be another one without it.",
+    "silence": "Occlusion (arXiv:1311.2901): how far the answer's score falls when a cell of {size} is silenced; "
+    "{colors}. What a sound says twice is not missed when it is silenced once, so a pale cell need not be without "
+    "meaning.",
 }
 
 
-def explanation(
-    answers: Answers, module: FineTuner, data: DataModule, split: Split, indices: Sequence[int], depth: str = "standard"
-) -> Section | None:
-    """Attributions of up to four wrong answers and the rest right ones, with what the method can and cannot tell.
-
-    Args:
-        indices: of the sample of the split that each row tells of.
-        depth: `full` may take a hundred times as long.
-    """
+def explanation(evidence: Evidence) -> Section | None:
+    """Attributions of up to four wrong answers and the rest right ones, with what the method can and cannot tell."""
+    answers, module, data, split = evidence.answers, evidence.module, evidence.data, evidence.split
     if answers.kind not in SCORES or not answers.rows:
         return None
-    if getattr(module, "_sharded", False):
-        return Section(TITLE, text=["Left out: the network lies in parts on several devices."])
-    chosen = choose(verdicts(answers))
+    chosen, indices = choose(verdicts(answers)), list(evidence.rows)
     keys = [indices[each.row] for each in chosen]
     with undisturbed(module.network) as network:
         try:
-            inputs, found = attributed(network, data, split, keys, answers.kind, LIMITS[depth])
+            inputs, found = attributed(network, data, split, keys, answers.kind, LIMITS[evidence.depth])
         except TooExpensiveError:
-            more = "" if depth == "full" else " report.depth=full does it all the same."
+            more = "" if evidence.depth == "full" else " report.depth=full does it all the same."
             return Section(TITLE, text=[f"Left out: it would take minutes on this device.{more}"])
     labels = [f"{each.truth} → {each.guess}" if not each.right else each.truth for each in chosen]
     preprocessing = module.network.preprocessing
@@ -69,7 +62,8 @@ def explanation(
         figure = overlays.over_sounds(sounds, found.values, labels)
         seen = overlays.moment(*sounds[0], found.values[0])
     right = sum(each.right for each in chosen)
-    alt = f"{len(chosen)} samples, {right} of them answered rightly, under what speaks for the answer. In the first, {labels[0]}, {seen}."
+    who = f"{len(chosen)} samples, {right} of them answered rightly"
+    alt = f"{who}, under what speaks for the answer. In the first, {labels[0]}, {seen}."
     return Section(TITLE, pictures=[Picture(figure, alt, caption(found, preprocessing["kind"]), vector=False)])
 
 
@@ -94,7 +88,7 @@ def attributed(
         TooExpensiveError: see `attribute`.
     """
     if network.preprocessing["kind"] != "waveform":
-        inputs = _read(network, data, split, keys)
+        inputs = read(network, data, split, keys)
         found = attribute(network, inputs, SCORES[kind], _chosen(network, inputs, kind), limit)
         lengths = [len(values) for values in found.values]
         if isinstance(inputs, Mapping):
@@ -102,13 +96,14 @@ def attributed(
         return list(inputs), found
     each = []  # one by one: silence that fills up the others would count as sound
     for key in keys:
-        inputs = _read(network, data, split, [key])
+        inputs = read(network, data, split, [key])
         each.append(attribute(network, inputs, SCORES[kind], _chosen(network, inputs, kind), limit / len(keys)))
     explained = np.concatenate([one.explained for one in each])
     return [], Attribution(each[0].method, [one.values[0] for one in each], explained)
 
 
-def _read(network: Network, data: DataModule, split: Split, keys: Sequence[int]) -> Any:
+def read(network: Network, data: DataModule, split: Split, keys: Sequence[int]) -> Any:
+    """A batch of these samples as the network reads it, in float32 and where it is."""
     batch = data.on_after_batch_transfer(data.batch(split, [(0, key) for key in keys]), 0)[0]
     device = next(network.parameters()).device
     if isinstance(batch, Tensor):
@@ -145,7 +140,7 @@ def _chosen(network: Network, inputs: Any, kind: str) -> Tensor:
     return outputs.argmax(dim=1) if kind != "number" else torch.zeros_like(outputs[:, 0], dtype=torch.long)
 
 
-EMPTY = {"image": "black alone", "text": "padding alone", "waveform": "silence"}
+EMPTY = {"image": "a black image", "text": "nothing but padding", "waveform": "silence"}
 
 
 def caption(found: Attribution, reads: str) -> str:

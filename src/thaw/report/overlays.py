@@ -24,23 +24,21 @@ def as_seen(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.nd
     return seen.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
-def over_images(
-    images: Sequence[np.ndarray], maps: Sequence[np.ndarray], labels: Sequence[str]
-) -> Figure:
+def over_images(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], labels: Sequence[str]) -> Figure:
     """Grey images under maps (height, width): orange for the answer, blue against it."""
     figure, grid = _grid(len(images), 1.28)
     for axes, image, values, label in zip(grid, images, maps, labels, strict=False):
         height, width = image.shape[:2]
-        axes.imshow(0.15 + 0.5 * image.mean(axis=2, keepdims=True).repeat(3, axis=2), extent=(0, width, height, 0))
-        axes.imshow(tinted(_coarse(values)), extent=(0, width, height, 0), interpolation="bilinear")
+        # A map of few cells would else cover all of the image.
+        contrast = 1.8 if max(values.shape) < COARSE else 0.8
+        axes.imshow(0.12 + 0.6 * image.mean(axis=2, keepdims=True).repeat(3, axis=2), extent=(0, width, height, 0))
+        axes.imshow(tinted(_coarse(values), contrast), extent=(0, width, height, 0), interpolation="bilinear")
         axes.set(xlim=(0, width), ylim=(height, 0))
         _entitle(axes, label)
     return figure
 
 
-def over_sounds(
-    sounds: Sequence[tuple[np.ndarray, int]], cells: Sequence[np.ndarray], labels: Sequence[str]
-) -> Figure:
+def over_sounds(sounds: Sequence[tuple[np.ndarray, int]], cells: Sequence[np.ndarray], labels: Sequence[str]) -> Figure:
     """Spectrograms under cells (bands, slots) of pitch and time."""
     figure, grid = _grid(len(sounds), 1.1)
     for axes, (wave, rate), values, label in zip(grid, sounds, cells, labels, strict=False):
@@ -55,11 +53,11 @@ def over_sounds(
     return figure
 
 
-def tinted(values: np.ndarray) -> np.ndarray:
+def tinted(values: np.ndarray, contrast: float = 0.8) -> np.ndarray:
     """Colours (…, 4): orange what is positive, blue what is negative, transparent what is next to nothing."""
     most = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
     strength = np.clip(np.abs(values) / most, 0, 1)[..., None]
-    return np.concatenate([np.where(values[..., None] > 0, rgb(ORANGE), rgb(BLUE)), 0.85 * strength**0.8], axis=-1)
+    return np.concatenate([np.where(values[..., None] > 0, rgb(ORANGE), rgb(BLUE)), 0.85 * strength**contrast], axis=-1)
 
 
 def _coarse(values: np.ndarray) -> np.ndarray:
@@ -82,9 +80,16 @@ def _entitle(axes: Axes, label: str) -> None:
 
 def place(values: np.ndarray) -> str:
     """Where a map (height, width) is strongest, in words."""
-    row, column = (int(3 * at / size) for at, size in zip(np.unravel_index(values.argmax(), values.shape), values.shape, strict=True))
+    row, column = (
+        int(3 * at / size)
+        for at, size in zip(np.unravel_index(values.argmax(), values.shape), values.shape, strict=True)
+    )
     spot = ("upper", "middle", "lower")[row], ("left", "middle", "right")[column]
-    return "that is strongest in the middle" if spot == ("middle", "middle") else f"that is strongest at the {' '.join(spot)}"
+    return (
+        "that is strongest in the middle"
+        if spot == ("middle", "middle")
+        else f"that is strongest at the {' '.join(spot)}"
+    )
 
 
 def moment(wave: np.ndarray, rate: int, values: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 
 from thaw.report.answers import Answers
 from thaw.report.confusion import shortened
+from thaw.report.evidence import Evidence
 from thaw.report.ink import CYCLE, INK, panels
 from thaw.report.section import Picture, Section
 
@@ -31,8 +32,9 @@ class Ranked:
     pr: np.ndarray
 
 
-def ranking(answers: Answers) -> Section | None:
+def ranking(evidence: Evidence) -> Section | None:
     """ROC and precision-recall curves: one of two classes, one against the rest of more, each label by itself."""
+    answers = evidence.answers
     if answers.probabilities is None:
         return None
     found = ranked(answers)
@@ -48,7 +50,7 @@ def ranking(answers: Answers) -> Section | None:
         told = f"AUROC of {worst}: {macro:.4f}."
     shown = dict(sorted(found.items(), key=lambda pair: pair[1].auroc)[:CURVES])
     if len(found) > CURVES:
-        shown = {f"micro-average of all {len(found)}": together(answers)} | dict(list(shown.items())[: CURVES - 1])
+        shown = {f"all {len(found)} (micro)": together(answers)} | dict(list(shown.items())[: CURVES - 1])
     elif len(found) > 1:
         shown = {name: found[name] for name in found}
     note = f"Of {len(found)} classes the {CURVES - 1} with the lowest AUROC. " if len(found) > CURVES else ""
@@ -105,11 +107,11 @@ def _thinned(curve: np.ndarray) -> np.ndarray:
 
 
 def draw(curves: Mapping[str, Ranked], kind: str) -> Figure:
-    figure, axes = panels(4.4, 4.2)
+    figure, axes = panels(4.4, 4.9)
     for number, (name, each) in enumerate(curves.items()):
         score = each.auroc if kind == "roc" else each.average_precision
         x, y = each.roc if kind == "roc" else each.pr
-        axes.plot(x, y, color=CYCLE[number % len(CYCLE)], linewidth=1.6, label=f"{shortened(name, 26)}  {score:.3f}")
+        axes.plot(x, y, color=CYCLE[number % len(CYCLE)], linewidth=1.6, label=f"{shortened(name, 22)}  {score:.3f}")
     if kind == "roc":
         axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1)
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -117,7 +119,7 @@ def draw(curves: Mapping[str, Ranked], kind: str) -> Figure:
         axes.set(xlabel="recall", ylabel="precision")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     title = "AUROC" if kind == "roc" else "average precision"
-    how = {"labelcolor": INK, "fontsize": 8, "frameon": False}
-    legend = axes.legend(loc="lower right" if kind == "roc" else "lower left", title=title, **how)
-    legend.get_title().set(color=INK, fontsize=8)
+    how = {"labelcolor": INK, "fontsize": 9, "frameon": False}
+    legend = figure.legend(loc="outside lower center", ncols=2, title=title, **how)
+    legend.get_title().set(color=INK, fontsize=9)
     return figure

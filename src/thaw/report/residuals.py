@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from thaw.report.answers import Answers
+from thaw.report.evidence import Evidence
 from thaw.report.ink import BLUE, INK, ORANGE, WIDTH, panels
 from thaw.report.section import Picture, Section, Table
 
@@ -12,8 +13,9 @@ MOST = 4  # numbers that are drawn
 MANY = 500  # points from which a picture of dots is smaller than their list
 
 
-def residuals(answers: Answers) -> Section | None:
+def residuals(evidence: Evidence) -> Section | None:
     """Predicted over true numbers, and the distribution of what lies between them."""
+    answers = evidence.answers
     if answers.kind != "number" or not answers.rows:
         return None
     names = list(answers.classes)

@@ -12,7 +12,7 @@ BANDS, SLOTS = 6, 16  # cells: bands of equal width in mel, slots of equal lengt
 
 
 def audible(values: Tensor, gains: Tensor, rate: int) -> Tensor:
-    """What is left of sounds (batch, samples), or of spectral features (batch, …, …), under gains (batch, bands, slots).
+    """What is left of sounds (batch, samples) or spectral features (batch, …, …) under gains (batch, bands, slots).
 
     Gains pass into one another, so that no click tells where a cell was cut. Features, whose silence is no zero, are
     drawn to their least value, and along their longer side, which is time.

@@ -46,6 +46,9 @@ def show_image(axes: Axes, image: Image.Image) -> None:
     small = image.copy()
     small.thumbnail((SIDE, SIDE))
     axes.imshow(small, cmap="gray" if small.mode == "L" else None, vmin=0, vmax=255, interpolation="nearest")
+    # In a square, so that a row of them stands on one line.
+    half, middle = max(small.size) / 2, [(length - 1) / 2 for length in small.size]
+    axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] + half, middle[1] - half))
 
 
 def show_sound(axes: Axes, wave: np.ndarray, rate: int) -> None:
