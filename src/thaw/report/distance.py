@@ -31,7 +31,7 @@ def distance(evidence: Evidence) -> Section | None:
         return None
     origin = "pretrained" if start.pretrained else "first, random"
     text = [
-        f"‖w − w⁰‖ / ‖w⁰‖ over all parameters of a layer group, w⁰ being its {origin} weights and w those of the best epoch."
+        f"‖w − w⁰‖ / ‖w⁰‖ over all parameters of a layer group: w⁰ are its {origin} weights, w those of the best epoch."
     ]
     if end is not evidence.module.network:
         text[0] += " The updates of the adapters are added to the weights beside them."

@@ -66,7 +66,7 @@ class Evidence:
         Pretrained weights, and a new head from the seed. Built when it is first asked for, which takes as long as it
         took at the start of the run, and is kept.
         """
-        return self.build().eval()
+        return self.build().train(False)
 
     @cached_property
     def merged(self) -> tuple[Network, Network]:
@@ -121,7 +121,7 @@ def gather(
         run.record,
         config.recorded(cfg),
         *config.departures(cfg),
-        module.cpu().eval(),
+        module.cpu().train(False),
         data,
         split,
         rows,

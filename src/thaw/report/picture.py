@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from PIL import Image
 
-from thaw.report.ink import INK
+from thaw.report.ink import INK, STYLE
 from thaw.report.section import Picture
 
 DPI = 144  # of what is drawn as pixels: 2 for each pixel of a page
@@ -28,15 +28,15 @@ def svg(picture: Picture, name: str) -> str:
                 artist.set_rasterized(True)
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "image.composite_image": False}):
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none", "svg.hashsalt": name, "image.composite_image": False}):
         figure.savefig(file, format="svg", transparent=True, dpi=DPI, metadata=nothing)
     return _inline(file.getvalue(), name, picture.alt)
 
 
 def _inline(drawn: str, name: str, alt: str) -> str:
     element = drawn[drawn.index("<svg") :]
-    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    used = {found[1] for found in _REFERENCES.finditer(element)}
+    element = re.sub(r"<(metadata|style)\b.*?</\1>", "", element, flags=re.DOTALL)  # a style would be the whole page's
+    used = {found[2] for found in _REFERENCES.finditer(element)}
     element = _IDS.sub(lambda found: f'id="{name}-{found[1]}"' if found[1] in used else "", element)
     element = _REFERENCES.sub(rf"\g<1>{name}-\g<2>", element)
     element = element.replace(INK, "var(--ink)").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")

@@ -41,9 +41,13 @@ def write(run: Run, gather: Callable[[], "Evidence"], loggers: Iterable[Any] = (
 
 def sections(evidence: "Evidence") -> list["Section"]:
     """All that have something to say; one that fails is left out, and named."""
-    from thaw.report.sections import BUILDERS  # matplotlib comes with it
+    from matplotlib import rc_context  # takes a second
 
-    found = [_attempt(build.__name__.replace("_", " "), build, evidence) for build in BUILDERS]
+    from thaw.report.ink import STYLE
+    from thaw.report.sections import BUILDERS
+
+    with rc_context(STYLE):
+        found = [_attempt(build.__name__.replace("_", " "), build, evidence) for build in BUILDERS]
     return [section for section in found if section]
 
 

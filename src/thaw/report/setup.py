@@ -49,7 +49,8 @@ def data(evidence: Evidence) -> Section:
     if not any(counts.values()):
         head, rows = head[:2], [row[:2] for row in rows]
     text = [
-        f"Fingerprint {held['fingerprint']}: a hash of the class names and of which sample stands where, under which label."
+        f"Fingerprint {held['fingerprint']}: a hash of the class names, and of which sample stands where under which "
+        "label."
     ]
     for leak in quality.get("leaks", []):
         text.append(f"{leak['samples']:,} samples of {leak['later']} also stand in {leak['earlier']}.")
@@ -68,12 +69,9 @@ def code(evidence: Evidence) -> Section:
     commit = git.get("commit")
     told = f"Commit {commit}" if commit else "No commit is known"
     told += ", with changes that are in no commit" if git.get("dirty") else ""
-    rows = [(name, version) for name, version in record.get("versions", {}).items()]
-    return Section(
-        "Code",
-        [f"{told}. Seed {record['seed']}. Began {record.get('started', '–')}."],
-        [Table(("package", "version"), rows)],
-    )
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+    began = record.get("started", "–").replace("T", " ").replace("+00:00", " UTC")
+    return Section("Code", [f"{told}. Seed {record['seed']}. Began {began}.", f"Versions: {versions}."])
 
 
 def commands(evidence: Evidence) -> Section:

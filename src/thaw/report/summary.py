@@ -69,7 +69,7 @@ def facts(evidence: Evidence) -> list[tuple[str, str]]:
         found.append(("95 % interval", between(interval, 3)))
     found.append(("best epoch", f"{record['best_epoch'] + 1} of {record['epochs']}"))
     held = record.get("parameters", {})
-    found.append(("parameters that train at the end", f"{count(held['trainable_at_end'])} of {count(held['total'])}"))
+    found.append(("parameters trained", f"{count(held['trainable_at_end'])} of {count(held['total'])}"))
     found.append(("time", duration(record.get("seconds", 0.0))))
     found.append(("largest memory", f"{record['peak_memory_bytes'] / 1e9:.1f} GB"))
     return found
@@ -106,11 +106,11 @@ def _remarks(evidence: Evidence) -> list[str]:
     text = [f"At epoch {epoch} of {record['epochs']}, the best by {monitor}."]
     if evidence.intervals:
         text[0] += (
-            f" The interval is that of {len(evidence.rows):,} {SPLITS[evidence.split]} samples, drawn anew {RESAMPLES:,} "
-            "times; another seed, split or source of data is not in it."
+            f" The interval is that of {len(evidence.rows):,} {SPLITS[evidence.split]} samples, drawn anew "
+            f"{RESAMPLES:,} times; another seed, split or source of data is not in it."
         )
     if evidence.split != "test":
         text.append(
-            "The test split was not read, or there is none: these figures are of validation, which also chose the epoch."
+            "The test split was not read, or there is none: the figures are of validation, which also chose the epoch."
         )
     return text

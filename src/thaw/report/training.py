@@ -8,7 +8,7 @@ from thaw.plan.drawing import draw_rates, draw_timeline, duration, ranges
 from thaw.report.evidence import Evidence
 from thaw.report.history import History, finite
 from thaw.report.ink import BLUE, INK, ORANGE, WIDTH, panels
-from thaw.report.section import Picture, Section
+from thaw.report.section import Picture, Section, Table
 
 MOST_NAMED = 8  # thaws whose groups are named in a curve
 
@@ -41,11 +41,11 @@ def _curve(history: History, name: str, mode: str) -> Picture:
     if history.best in epochs:
         best = values[epochs.index(history.best)]
         axes.plot([history.best], [best], "o", color=ORANGE, markersize=8, markerfacecolor="none", markeredgewidth=1.6)
-    _mark_thaws(axes, history)
+    _mark_thaws(axes, history, falls=mode != "max")
     axes.set(xlabel="epoch", ylabel=name, xlim=(0, history.epochs * 1.02))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.22, color=INK)
-    axes.legend(loc="best", ncols=2)
+    axes.legend(loc="upper right" if mode != "max" else "lower right", ncols=2)
     known = finite(values)
     told = f"from {known[0]:.4g} to {known[-1]:.4g}" if known else "not finite"
     extreme = f", at best {(max if mode == 'max' else min)(known):.4g}" if known and mode else ""
@@ -54,13 +54,22 @@ def _curve(history: History, name: str, mode: str) -> Picture:
     return Picture(figure, alt, caption)
 
 
-def _mark_thaws(axes: Axes, history: History) -> None:
+def _mark_thaws(axes: Axes, history: History, falls: bool) -> None:
+    """With the names of what thaws, where a curve that falls, or one that rises, leaves room for them."""
     order = list(history.parameters)
     for epoch, groups in history.thaws.items():
         axes.axvline(epoch, color=INK, linewidth=0.9, linestyle=(0, (3, 3)), alpha=0.8)
         if len(history.thaws) <= MOST_NAMED:
-            label: dict[str, Any] = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 8, "color": INK}
-            axes.annotate(ranges(groups, order), (epoch, 0.5), xycoords=("data", "axes fraction"), **label)
+            label: dict[str, Any] = {
+                "rotation": 90,
+                "va": "top" if falls else "bottom",
+                "ha": "right",
+                "fontsize": 8,
+                "color": INK,
+            }
+            axes.annotate(
+                ranges(groups, order), (epoch, 0.97 if falls else 0.03), xycoords=("data", "axes fraction"), **label
+            )
 
 
 def schedule(evidence: Evidence) -> Section | None:
@@ -104,8 +113,6 @@ def schedule(evidence: Evidence) -> Section | None:
 
 def cost(evidence: Evidence) -> Section:
     """Time, speed, memory."""
-    from thaw.report.section import Table
-
     record = evidence.record
     rows = [("time, training and measuring", duration(record.get("seconds", 0.0)))]
     if "samples_per_second" in record:
