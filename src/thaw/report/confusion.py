@@ -12,7 +12,7 @@ from thaw.report.ink import BLUE, INK, ORANGE, WIDTH, panels, rgb
 from thaw.report.section import Picture, Section, Table
 
 NUMBERED = 15  # classes up to which every cell has its number
-NAMED = 40  # classes up to which rows and columns have their name
+NAMED = 30  # classes up to which rows and columns have their name
 CONFUSIONS = 10  # in the table
 ROWS = 30  # classes up to which the table has them all
 WORST = 20  # of more, how many it has
@@ -79,9 +79,8 @@ def draw(counts: np.ndarray, names: Sequence[str]) -> Figure:
     if size <= NAMED:
         short = [shortened(name) for name in names]
         long = size * max(map(len, short)) > 30
-        font = 9 if size <= 20 else 6.5
-        axes.set_yticks(range(size), short, fontsize=font)
-        axes.set_xticks(range(size), short, fontsize=font, rotation=60 if long else 0, ha="right" if long else "center")
+        axes.set_yticks(range(size), short)
+        axes.set_xticks(range(size), short, rotation=60 if long else 0, ha="right" if long else "center")
         if long:
             for label in axes.get_xticklabels():
                 label.set_rotation_mode("anchor")

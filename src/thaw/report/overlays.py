@@ -48,8 +48,8 @@ def over_sounds(sounds: Sequence[tuple[np.ndarray, int]], cells: Sequence[np.nda
         _entitle(axes, label)
         axes.set_axis_on()
         axes.set(yticks=[], xticks=[0, round(len(wave) / rate, 2)])
-        axes.tick_params(labelsize=7, length=2, pad=1)
-    grid[0].set_xlabel("seconds", fontsize=7, labelpad=-6)
+        axes.tick_params(labelsize=9, length=2, pad=1)
+    grid[0].set_xlabel("s", fontsize=9, labelpad=-9)
     return figure
 
 
@@ -75,7 +75,7 @@ def _grid(count: int, ratio: float) -> tuple[Figure, Sequence[Axes]]:
 
 
 def _entitle(axes: Axes, label: str) -> None:
-    axes.set_title(label if len(label) < 24 else label[:23] + "…", fontsize=9)
+    axes.set_title(label if len(label) < 20 else label[:19] + "…", fontsize=9)
 
 
 def place(values: np.ndarray) -> str:

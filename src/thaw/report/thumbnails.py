@@ -38,7 +38,7 @@ def draw(kind: Kind, samples: Sequence[Any], labels: Sequence[str]) -> Figure:
         axes.set_axis_off()
     for axes, sample, label in zip(grid.flat, samples, labels, strict=False):
         show_image(axes, sample) if kind == "image" else show_sound(axes, *sample)
-        axes.set_title("\n".join(line[:26] for line in label.split("\n")), fontsize=8)
+        axes.set_title("\n".join(line[:20] for line in label.split("\n")), fontsize=9)
     return figure
 
 
