@@ -18,8 +18,8 @@ from thaw.report.soundscape import BANDS, SLOTS, audible
 Inputs = Tensor | Mapping[str, Tensor]
 STEPS, FEWEST_STEPS = 64, 16  # of the path of integrated gradients
 AT_ONCE = 64  # samples in one pass
-# Floating-point operations for each thread: what is well spent, some seconds; and what a report may spend at most.
-FAIR, LIMIT = 1e11, 1e12
+LIMIT = 1e12  # floating-point operations for each thread that a report may spend at most: half a minute
+FAIR = 0.1  # of them, for what is worth some seconds: more than the fewest steps or cells
 COARSEST = 5  # cells a side of a map that still tells where
 
 
@@ -167,7 +167,7 @@ def _of_sound(network: Network, inputs: Mapping[str, Tensor], score: Callable, c
     values, lengths = inputs["input_values"], inputs["lengths"]
     waves = values.ndim == 2
     cost = _operations(network, inputs)
-    bands = BANDS if waves and cost * BANDS * SLOTS <= min(FAIR, limit) else 1
+    bands = BANDS if waves and cost * BANDS * SLOTS <= FAIR * limit else 1
     if cost * bands * SLOTS > limit:
         raise TooExpensiveError
     rate = network.preprocessing["sampling_rate"]
@@ -219,7 +219,7 @@ def _steps(network: Network, inputs: Inputs, limit: float) -> int:
     cost = 3 * _operations(network, inputs)  # a pass back costs two forward
     if cost * FEWEST_STEPS > limit:
         raise TooExpensiveError
-    return min(max(int(min(FAIR, limit) / cost), FEWEST_STEPS), STEPS)
+    return min(max(int(FAIR * limit / cost), FEWEST_STEPS), STEPS)
 
 
 def _operations(network: Network, inputs: Inputs) -> float:

@@ -13,7 +13,7 @@ from thaw.report.ink import BLUE, INK, ORANGE, TEAL, panels
 from thaw.report.section import Picture, Section
 
 BINS = 15  # of equal width, as of Guo et al., arXiv:1706.04599
-DRAWS = 200  # of answers by the told confidence, for what the error comes to by chance
+DRAWS = 100  # of answers by the told confidence, for what the error comes to by chance
 
 
 def calibration(evidence: Evidence) -> Section | None:

@@ -28,9 +28,9 @@ METHODS = {
     "integrated_gradients": "Integrated gradients (arXiv:1703.01365) from {empty}: {colors}. They add up to what the "
     "answer's score gains over that, and miss it by {missed} at the median. They tell what this answer was computed "
     "from, not whether it would be another one without it.",
-    "silence": "Occlusion (arXiv:1311.2901): how far the answer's score falls when a cell of {size} is silenced; "
-    "{colors}. What a sound says twice is not missed when it is silenced once, so a pale cell need not be without "
-    "meaning.",
+    "silence": "Occlusion (arXiv:1311.2901): how far the answer's score falls when one of {size} cells of pitch and "
+    "time is silenced; {colors}. What a sound says twice is not missed when it is silenced once, so a pale cell need "
+    "not be without meaning.",
 }
 
 
