@@ -16,7 +16,8 @@ from thaw.model.lora import add_lora
 from thaw.model.network import Head, Network
 from thaw.report import colored_tokens, explanation, overlays
 from thaw.report.answers import Verdict
-from thaw.report.attribution import LIMIT, TooExpensiveError, attribute, last_map, undisturbed
+from thaw.report.attribution import LIMIT, TooExpensiveError, attribute, undisturbed
+from thaw.report.layers import last_map
 from thaw.report.similarity import cka, group_outputs
 from thaw.report.soundscape import BANDS, SLOTS, audible
 from thaw.report.sparsity import zeros
@@ -256,7 +257,8 @@ def test_the_sparsity_map_counts_exact_zeros_of_matrices() -> None:
 
 
 def test_sparsity_is_shown_of_l1_and_similarity_when_asked_for() -> None:
-    from thaw.report.similarity import similarity
+    from thaw.report.layers import last_map
+from thaw.report.similarity import similarity
     from thaw.report.sparsity import sparsity
 
     network = linear()
@@ -269,7 +271,8 @@ def test_sparsity_is_shown_of_l1_and_similarity_when_asked_for() -> None:
 
 
 def test_a_network_that_cannot_be_built_again_is_told_of() -> None:
-    from thaw.report.similarity import similarity
+    from thaw.report.layers import last_map
+from thaw.report.similarity import similarity
 
     class Gone:
         depth, split, data = "full", "test", SimpleNamespace(splits={"test": range(20)})

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from captum.attr import FeatureAblation, IntegratedGradients, LayerGradCam, LayerIntegratedGradients
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from thaw.model.network import Network
+from thaw.report.layers import embedding, last_map, operations
 from thaw.report.soundscape import BANDS, SLOTS, audible
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -20,7 +20,6 @@ STEPS, FEWEST_STEPS = 64, 16  # of the path of integrated gradients
 AT_ONCE = 64  # samples in one pass
 LIMIT = 1e12  # floating-point operations for each thread that a report may spend at most: half a minute
 FAIR = 0.1  # of them, for what is worth some seconds: more than the fewest steps or cells
-COARSEST = 5  # cells a side of a map that still tells where
 
 
 @dataclass(frozen=True)
@@ -91,35 +90,6 @@ def _single(network: nn.Module) -> bool:
     return all(p.dtype == torch.float32 for p in network.parameters() if p.is_floating_point())
 
 
-def last_map(network: Network, images: Tensor) -> nn.Module | None:
-    """What gives the last map of the image that still tells where, if it is in the later half of the network."""
-    groups = list(network.groups)
-    depth = {id(p): index for index, ps in enumerate(network.groups.values()) for p in ps.values()}
-    calls: list[tuple[nn.Module, torch.Size]] = []
-
-    def note(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
-            calls.append((module, output.shape[1:]))
-
-    handles = [module.register_forward_hook(note) for module in network.body.modules()]
-    try:
-        with torch.no_grad():
-            network.forward(images[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    fine = [
-        (at, shape)
-        for at, (module, shape) in enumerate(calls)
-        if isinstance(module, nn.Conv2d) and min(shape[1:]) >= COARSEST
-        if depth[id(module.weight)] >= (len(groups) - 1) / 2  # later than the patches of a transformer
-    ]
-    if not fine:
-        return None
-    at, shape = fine[-1]
-    return [module for module, found in calls[at:] if found == shape][-1]
-
-
 def _grad_cam(network: Network, layer: nn.Module, images: Tensor, score: Callable, chosen: Tensor) -> Attribution:
     # With a gradient of their own, so that there is one also through what is frozen.
     maps = LayerGradCam(_scored(network, score), layer).attribute(
@@ -143,7 +113,7 @@ def _of_pixels(network: Network, images: Tensor, score: Callable, chosen: Tensor
 def _of_tokens(network: Network, inputs: Mapping[str, Tensor], score: Callable, chosen: Tensor, limit: float) -> Any:
     others = {name: values for name, values in inputs.items() if name != "input_ids"}
     ids = inputs["input_ids"]
-    layer = _embedding(network, inputs)
+    layer = embedding(network, inputs)
 
     def scored(ids: Tensor, chosen: Tensor, *rest: Tensor) -> Tensor:
         return score(network.forward({"input_ids": ids, **dict(zip(others, rest, strict=True))}), chosen)
@@ -166,7 +136,7 @@ def _of_sound(network: Network, inputs: Mapping[str, Tensor], score: Callable, c
     """By silence, since a network that levels its input's loudness has no path from silence to the sound."""
     values, lengths = inputs["input_values"], inputs["lengths"]
     waves = values.ndim == 2
-    cost = _operations(network, inputs)
+    cost = operations(network, inputs)
     bands = BANDS if waves and cost * BANDS * SLOTS <= FAIR * limit else 1
     if cost * bands * SLOTS > limit:
         raise TooExpensiveError
@@ -196,34 +166,8 @@ def _scored(network: Network, score: Callable) -> Callable[[Tensor, Tensor], Ten
     return lambda inputs, chosen: score(network.forward(inputs), chosen)
 
 
-def _embedding(network: Network, inputs: Inputs) -> nn.Module:
-    """The module that turns the tokens into vectors: the first of its kind that runs."""
-    called: list[nn.Module] = []
-    modules = [module for module in network.body.modules() if isinstance(module, nn.Embedding)]
-
-    def note(module: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and torch.equal(given[0], inputs["input_ids"][:1]):
-            called.append(module)
-
-    handles = [module.register_forward_pre_hook(note) for module in modules]
-    try:
-        with torch.no_grad():
-            network.forward({name: values[:1] for name, values in inputs.items()})
-    finally:
-        for handle in handles:
-            handle.remove()
-    return called[0]
-
-
 def _steps(network: Network, inputs: Inputs, limit: float) -> int:
-    cost = 3 * _operations(network, inputs)  # a pass back costs two forward
+    cost = 3 * operations(network, inputs)  # a pass back costs two forward
     if cost * FEWEST_STEPS > limit:
         raise TooExpensiveError
     return min(max(int(FAIR * limit / cost), FEWEST_STEPS), STEPS)
-
-
-def _operations(network: Network, inputs: Inputs) -> float:
-    """Floating-point operations of one forward pass, for each thread that shares in them."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counted:
-        network.forward(inputs)
-    return max(counted.get_total_flops() / torch.get_num_threads(), 1.0)
