@@ -64,7 +64,9 @@ def assert_presentable(browser: Any, path: Path, pictures: int) -> None:
 
 
 def test_the_report_of_a_run_is_presentable(run_train, reports, browser) -> None:
-    outcome = run_train("trainer.max_epochs=3", "data.train_size=60", "freezing.every=1", "logger=none", "optimizer.lr=1e-3")
+    outcome = run_train(
+        "trainer.max_epochs=3", "data.train_size=60", "freezing.every=1", "logger=none", "optimizer.lr=1e-3"
+    )
     assert outcome.code == 0, outcome.errors
     assert_presentable(browser, outcome.folders[-1] / "report.html", pictures=5)
 
@@ -88,7 +90,22 @@ def test_the_report_of_a_sweep_is_presentable(browser, tmp_path: Path) -> None:
         metrics = {"val/accuracy": value, "val/loss": 1 - value}
         history = [value * epoch / 5 for epoch in range(1, 6)]
         rows.append(
-            Row(tmp_path / f"{number:016x}", settings, "0", status, reason, "val/accuracy", "max", value, metrics, history, 5, 4, 9.0, command)
+            Row(
+                tmp_path / f"{number:016x}",
+                settings,
+                "0",
+                status,
+                reason,
+                "val/accuracy",
+                "max",
+                value,
+                metrics,
+                history,
+                5,
+                4,
+                9.0,
+                command,
+            )
         )
     report.write(tmp_path, rows, study, "a-sweep", {"optimizer.lr": "0.01"})
     assert_presentable(browser, tmp_path / "report.html", pictures=5)
