@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-SIZES = {"report": (1280, 1000), "report_phone": (390, 844)}
+SIZES = {"report": (1280, 1480), "report_phone": (390, 844)}
 COLORS = 128  # of the palette, in which a page of few colors is a fraction as large
 
 

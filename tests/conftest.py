@@ -13,7 +13,6 @@ os.environ.update(
     HF_HUB_OFFLINE="1", WANDB_MODE="disabled", HYDRA_FULL_ERROR="1", HF_DATASETS_CACHE=CACHE, XDG_CACHE_HOME=CACHE
 )
 
-import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -50,11 +49,14 @@ class Outcome:
         return json.loads((self.folders[-1] / "run.json").read_text())
 
 
+@pytest.fixture
+def reports() -> None:
+    """A test that asks for this lets the runs of its process write their reports, which takes seconds."""
+
+
 @pytest.fixture(autouse=True)
-def reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of this process write a report only for the tests that ask for this fixture: it takes seconds."""
-    asked = request.function and "reports" in inspect.signature(request.function).parameters
-    if not asked:
+def no_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "reports" not in request.fixturenames:
         monkeypatch.setattr("thaw.report.report.write", lambda *_: None)
 
 

@@ -64,7 +64,8 @@ def assert_presentable(browser: Any, path: Path, pictures: int) -> None:
 
 
 def test_the_report_of_a_run_is_presentable(run_train, reports, browser) -> None:
-    outcome = run_train("trainer.max_epochs=3", "data.train_size=60", "freezing.every=1", "logger=none", "optimizer.lr=1e-3")
+    quick = ("trainer.max_epochs=3", "data.train_size=60", "freezing.every=1", "logger=none")
+    outcome = run_train(*quick, "optimizer.lr=1e-3")
     assert outcome.code == 0, outcome.errors
     assert_presentable(browser, outcome.folders[-1] / "report.html", pictures=5)
 
@@ -87,8 +88,7 @@ def test_the_report_of_a_sweep_is_presentable(browser, tmp_path: Path) -> None:
         status, reason = ("failed", "RuntimeError: " + "long " * 30) if number == 11 else ("finished", "")
         metrics = {"val/accuracy": value, "val/loss": 1 - value}
         history = [value * epoch / 5 for epoch in range(1, 6)]
-        rows.append(
-            Row(tmp_path / f"{number:016x}", settings, "0", status, reason, "val/accuracy", "max", value, metrics, history, 5, 4, 9.0, command)
-        )
+        told = (settings, "0", status, reason, "val/accuracy", "max", value, metrics, history, 5, 4, 9.0, command)
+        rows.append(Row(tmp_path / f"{number:016x}", *told))
     report.write(tmp_path, rows, study, "a-sweep", {"optimizer.lr": "0.01"})
     assert_presentable(browser, tmp_path / "report.html", pictures=5)

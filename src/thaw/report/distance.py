@@ -35,9 +35,7 @@ def distance(evidence: Evidence) -> Section | None:
     ]
     if end is not evidence.module.network:
         text[0] += " The updates of the adapters are added to the weights beside them."
-    text += [
-        f"The head, which began from random weights, has moved by {share(value)} of them." for value in new.values()
-    ]
+    text += [f"The head began at random, and has moved by {share(value)} of its first norm." for value in new.values()]
     return Section("Distance from the pretrained weights", text, pictures=[_draw(found, origin)])
 
 

@@ -68,7 +68,10 @@ class History:
         for stage, end in zip(self.states, ends, strict=True):
             for state in stage["groups"]:
                 if state["trainable"]:
-                    found[state["group"]].append((stage["epoch"], end, state["trainable"] == state["parameters"]))
+                    own, whole = found[state["group"]], state["trainable"] == state["parameters"]
+                    goes_on = own and own[-1][1:] == (stage["epoch"], whole)
+                    start = own.pop()[0] if goes_on else stage["epoch"]
+                    own.append((start, end, whole))
         return found
 
     @property

@@ -69,7 +69,8 @@ def facts(evidence: Evidence) -> list[tuple[str, str]]:
         found.append(("95 % interval", between(interval, 3)))
     found.append(("best epoch", f"{record['best_epoch'] + 1} of {record['epochs']}"))
     held = record.get("parameters", {})
-    found.append(("parameters trained", f"{count(held['trainable_at_end'])} of {count(held['total'])}"))
+    training, total = held["trainable_at_end"], held["total"]
+    found.append(("parameters trained", f"{count(training)} {'(all)' if training == total else f'of {count(total)}'}"))
     found.append(("time", duration(record.get("seconds", 0.0))))
     found.append(("largest memory", f"{record['peak_memory_bytes'] / 1e9:.1f} GB"))
     return found

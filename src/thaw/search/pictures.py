@@ -119,7 +119,7 @@ def parallel(points: Sequence[Point], monitor: str, log: Sequence[str], mode: st
     for number in np.argsort(good):
         axes.plot(lines[number], color=SHADES(good[number]), alpha=0.3 + 0.6 * good[number], linewidth=1.4)
     for place, (low, high) in enumerate(texts):
-        axes.axvline(place, color=INK, linewidth=0.8)
+        axes.vlines(place, 0, 1, color=INK, linewidth=0.8)
         axes.annotate(low, (place, -0.04), ha="center", va="top", color=INK, fontsize=8)
         axes.annotate(high, (place, 1.04), ha="center", va="bottom", color=INK, fontsize=8)
     axes.set_xticks(range(len(names) + 1), [name.replace(".", ".\n") for name in (monitor, *names)])

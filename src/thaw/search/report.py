@@ -154,9 +154,9 @@ def _pictures(rows: Sequence[Row], study: optuna.Study | None, monitor: str, mod
         ]
         draw += [
             lambda: drawn.history(points, monitor, mode),
-            lambda: drawn.importances(optuna.importance.get_param_importances(study), monitor),
-            lambda: drawn.slices(points, monitor, log),
             lambda: drawn.parallel(points, monitor, log, mode),
+            lambda: drawn.slices(points, monitor, log),
+            lambda: drawn.importances(optuna.importance.get_param_importances(study), monitor),
         ]
     found = []
     for picture in draw:
