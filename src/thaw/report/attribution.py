@@ -19,7 +19,7 @@ Inputs = Tensor | Mapping[str, Tensor]
 STEPS, FEWEST_STEPS = 64, 16  # of the path of integrated gradients
 AT_ONCE = 64  # samples in one pass
 LIMIT = 1e12  # floating-point operations for each thread that a report may spend at most: half a minute
-FAIR = 0.1  # of them, for what is worth some seconds: more than the fewest steps or cells
+FAIR = 0.05  # of them, for what is worth some seconds: more than the fewest steps or cells
 
 
 @dataclass(frozen=True)

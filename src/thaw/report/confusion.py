@@ -92,7 +92,7 @@ def draw(counts: np.ndarray, names: Sequence[str]) -> Figure:
 
 def _seen(counts: np.ndarray, names: Sequence[str], what: str) -> str:
     total, wrong = counts.sum(), counts.sum() - np.trace(counts)
-    told = f"Confusion matrix: {wrong} of {total} {what} are wrong"
+    told = f"Confusion matrix: {wrong} of {total} {what} {'is' if wrong == 1 else 'are'} wrong"
     if not wrong:
         return f"Confusion matrix: all {total} {what} are right."
     true, guess, often = confusions(counts)[0]

@@ -56,7 +56,9 @@ def _words(kind: str, shown: int, wrong: int, total: int) -> tuple[str, str]:
         return "Least confident answers", f"None of {total:,} {what} is wrong. These {shown} were the closest calls."
     title = "Most confident mistakes" if kind in ("class", "labels") else "Worst answers"
     which = f"These {shown} are the surest." if kind in ("class", "labels") else f"These {shown} are the worst."
-    return title, f"{wrong:,} of {total:,} {what} are wrong." + (f" {which}" if wrong > shown else "")
+    return title, f"{wrong:,} of {total:,} {what} {'is' if wrong == 1 else 'are'} wrong." + (
+        f" {which}" if wrong > shown else ""
+    )
 
 
 def shared_folder(names: Sequence[str]) -> str:

@@ -107,7 +107,7 @@ def _thinned(curve: np.ndarray) -> np.ndarray:
 
 
 def draw(curves: Mapping[str, Ranked], kind: str) -> Figure:
-    figure, axes = panels(4.4, 4.9)
+    figure, axes = panels(4.4, 5.4)
     for number, (name, each) in enumerate(curves.items()):
         score = each.auroc if kind == "roc" else each.average_precision
         x, y = each.roc if kind == "roc" else each.pr
@@ -120,6 +120,6 @@ def draw(curves: Mapping[str, Ranked], kind: str) -> Figure:
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     title = "AUROC" if kind == "roc" else "average precision"
     how = {"labelcolor": INK, "fontsize": 9, "frameon": False}
-    legend = figure.legend(loc="outside lower center", ncols=2, title=title, **how)
+    legend = figure.legend(loc="outside lower center", ncols=1 if max(map(len, curves)) > 14 else 2, title=title, **how)
     legend.get_title().set(color=INK, fontsize=9)
     return figure
