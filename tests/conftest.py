@@ -50,6 +50,17 @@ class Outcome:
 
 
 @pytest.fixture
+def reports() -> None:
+    """A test that asks for this lets the runs of its process write their reports, which takes seconds."""
+
+
+@pytest.fixture(autouse=True)
+def no_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "reports" not in request.fixturenames:
+        monkeypatch.setattr("thaw.report.report.write", lambda *_: None)
+
+
+@pytest.fixture
 def run_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture) -> Callable[..., Outcome]:
     """`run_task(task, "train.py", "freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -98,6 +99,27 @@ def read(path: Path) -> DictConfig:
 def changes(cfg: DictConfig, path: Path) -> list[str]:
     """What a resumed run would do otherwise than the configuration written at `path`, in words."""
     return schema.changes(plain(read(path)), recorded(cfg)) if path.is_file() else []
+
+
+def departures(cfg: DictConfig) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
+    """How a job's configuration came to differ from the default one, without secrets.
+
+    Returns:
+        group → (chosen option, default option), of all groups; and full key → (value, default), of the leaves that
+        differ from those of the chosen options. None stands for what is not there.
+    """
+    job = HydraConfig.get()
+    usual = compose(job.job.config_name, return_hydra_config=True).hydra.runtime.choices
+    chosen = {group: option for group, option in job.runtime.choices.items() if not group.startswith("hydra")}
+    groups = {group: (option, usual.get(group)) for group, option in chosen.items()}
+    other = {group: option for group, (option, before) in groups.items() if option != before and group in usual}
+    options = [f"{group}={option}" for group, option in other.items() if group != "experiment"]
+    default = compose(job.job.config_name, options)
+    default.run.dir, default.resume = cfg.run.dir, cfg.resume  # where a job runs is not what it does
+    default.paths = cfg.paths
+    before, now = (schema.leaves(recorded(part)) for part in (default, cfg))
+    keys = [key for key in {**now, **before} if now.get(key) != before.get(key)]
+    return groups, {key: (now.get(key), before.get(key)) for key in keys}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from thaw.module import FineTuner
 from thaw.run.interruption import CODES, requeue
 from thaw.run.run import Run
 from thaw.tables import parameter_counts
+from thaw.task.task import Task
 
 # Share of the training time from which on waiting for data is told.
 LONG_WAIT = 0.2
@@ -156,11 +157,17 @@ def _telling(trainer: L.Trainer, run: Run) -> Iterator[None]:
         raise
 
 
-def write_predictions(run: Run, data: DataModule, module: FineTuner, split: str) -> dict[str, list[float]]:
-    """Write `predictions.csv`, one row a sample in the data's own order, and `per_class.csv`; return its columns."""
+def predictions(data: DataModule, module: FineTuner, split: str) -> dict[int, dict[str, Any]]:
+    """Index in the split → row of `predictions.csv`, of all that was evaluated last, on all processes."""
     order = [index for batch in data.batches(split).batches(0) for index in batch]
     # Not strict: trainer.limit_test_batches may have left the rest out.
-    rows = dict(sorted(gathered(list(zip(order, module.predictions, strict=False))), key=lambda pair: pair[0]))
+    return dict(sorted(gathered(list(zip(order, module.predictions, strict=False))), key=lambda pair: pair[0]))
+
+
+def write_predictions(
+    run: Run, data: DataModule, task: Task, split: str, rows: Mapping[int, dict[str, Any]]
+) -> dict[str, list[float]]:
+    """Write `predictions.csv`, one row a sample in the data's own order, and `per_class.csv`; return its columns."""
     if not rows or not run.leads:
         return {}
     names = list(data.names(data.splits[split]))
@@ -169,7 +176,7 @@ def write_predictions(run: Run, data: DataModule, module: FineTuner, split: str)
         writer.writeheader()
         for index, row in rows.items():
             writer.writerow({"split": split, "sample": names[index]} | row)
-    columns = module.task.per_class(list(rows.values()))
+    columns = task.per_class(list(rows.values()))
     if columns:
         with open(run.folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

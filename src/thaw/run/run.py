@@ -160,7 +160,19 @@ class Run:
         self.other_code = _other_code(before, self.record) if self.last else []
         return self
 
+    def finish(self) -> None:
+        """Say that the run has finished; nothing that comes after can change that."""
+        self._end("finished")
+
+    def _end(self, status: str, reason: str | None = None) -> None:
+        seconds = round(self._before + (time.monotonic() - self._began) / self.at_once, 2)
+        go_on = {} if status == "finished" else {"resume": self.resume_command}
+        self.update(status=status, reason=reason, seconds=seconds, **go_on)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if self.finished:
+            self.release()
+            return
         told = None
         if isinstance(error, OSError) and error.errno in disk.FULL:
             told = RunError(disk.refusal(error, self.folder))
@@ -171,10 +183,8 @@ class Run:
             status, reason = "interrupted", getattr(error, "reason", way)
         else:
             status, reason = "failed", redacted(f"{type(told or error).__name__}: {told or error}")
-        seconds = round(self._before + (time.monotonic() - self._began) / self.at_once, 2)
-        go_on = {} if status == "finished" else {"resume": self.resume_command}
         try:
-            self.update(status=status, reason=reason, seconds=seconds, **go_on)
+            self._end(status, reason)
             if status == "failed" and self.leads:
                 (self.folder / ERROR_LOG).write_text(redacted("".join(traceback.format_exception(kind, error, trace))))
         except OSError as full:

@@ -237,7 +237,8 @@ class Batch:
         metrics, outputs, targets = self._measure(split, linear.weight, linear.bias)
         rows = self.task.rows(outputs, targets)
         self.module.predictions = [rows[index] for batch in self.data.batches(split).batches(0) for index in batch]
-        record.write_predictions(run, self.data, self.module, split)
+        found = record.predictions(self.data, self.module, split)
+        record.write_predictions(run, self.data, self.module.task, split, found)
         epoch, step, before = (run.record[key] for key in ("best_epoch", "steps", "metrics"))
         state = {"epoch": epoch, "global_step": step, "metrics": before, "state_dict": self.module.state_dict()}
         path = run.folder / "checkpoints" / "best.ckpt"

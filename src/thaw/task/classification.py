@@ -104,6 +104,10 @@ class Classification(Task):
             )
         ]
 
+    def answers(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+        index = {name: torch.tensor([number]) for number, name in enumerate(self.classes)}
+        return [(_probabilities(row, self.classes), index[row["target"]]) for row in rows]
+
     def per_class(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
         """Precision, recall, F1 and support of each class."""
         index = {name: number for number, name in enumerate(self.classes)}
@@ -169,5 +173,17 @@ class Multilabel(Task):
             for truth, row in zip(targets.tolist(), shares.tolist(), strict=True)
         ]
 
+    def answers(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+        held = [row["target"].split(";") for row in rows]
+        return [
+            (_probabilities(row, self.classes), torch.tensor([[int(name in names) for name in self.classes]]))
+            for row, names in zip(rows, held, strict=True)
+        ]
+
     def _joined(self, held: Sequence[float]) -> str:
         return ";".join(name for name, one in zip(self.classes, held, strict=True) if one)
+
+
+def _probabilities(row: dict[str, Any], classes: Sequence[str]) -> Tensor:
+    """(1, classes), from a row of `predictions.csv`."""
+    return torch.tensor([[row[f"probability/{name}"] for name in classes]])

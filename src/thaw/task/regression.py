@@ -60,3 +60,10 @@ class Regression(Task):
             | {f"prediction/{name}": value for name, value in zip(self.classes, guess, strict=True)}
             for truth, guess in pairs
         ]
+
+    def answers(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+        def numbers(row: dict[str, Any], column: str) -> Tensor:
+            found = torch.tensor([row[f"{column}/{name}"] for name in self.classes])
+            return found if len(self.classes) == 1 else found[None]
+
+        return [(numbers(row, "prediction"), numbers(row, "target")) for row in rows]

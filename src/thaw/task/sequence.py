@@ -49,6 +49,15 @@ class TokenClassification(Task):
             for truth, guess in zip(targets, guesses, strict=True)
         ]
 
+    def answers(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+        """Of the probabilities a row tells only which is the largest."""
+        index = {name: number for number, name in enumerate(self.classes)}
+
+        def tags(row: dict[str, Any], column: str) -> Tensor:
+            return torch.tensor([index[tag] for tag in row[column].split()], dtype=torch.long)
+
+        return [(F.one_hot(tags(row, "prediction"), len(index)).float(), tags(row, "target")) for row in rows]
+
     def _joined(self, tags: Tensor) -> str:
         return " ".join(self.classes[tag] for tag in tags.tolist())
 
@@ -123,6 +132,9 @@ class SpeechRecognition(Task):
     def rows(self, outputs: Steps, targets: Tensor) -> list[dict[str, Any]]:
         pairs = zip(*self.measured(outputs, targets), strict=True)
         return [{"target": truth, "prediction": guess} for guess, truth in pairs]
+
+    def answers(self, rows: Sequence[dict[str, Any]]) -> list[tuple[list[str], list[str]]]:
+        return [([row["prediction"]], [row["target"]]) for row in rows]
 
 
 def _example(num_outputs: int, classes: int) -> tuple[Steps, Tensor]:

@@ -113,6 +113,10 @@ class Task(nn.Module, ABC):
         """A row of `predictions.csv` for each sample; none where predictions are not worth keeping."""
         return []
 
+    def answers(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Any, Any]]:
+        """What `measured` gives for each sample alone, read back from its row; none where a row does not tell it."""
+        return []
+
     def per_class(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
         """Columns of `per_class.csv`, from the rows of all samples; none where there are no classes."""
         return {}
