@@ -19,27 +19,17 @@ from thaw import config
 @config.reports_errors
 def check(cfg: DictConfig) -> None:
     # torch comes with these, and must not slow down --help.
-    from thaw import console, distributed
-    from thaw.build import fine_tuner, settle
-    from thaw.cache import Cache, default_folder
+    from thaw import console
     from thaw.ladder import controls, first_steps
     from thaw.ladder.bench import Bench
     from thaw.ladder.ladder import climb
     from thaw.ladder.learning_curve import learning_curve
     from thaw.ladder.small_run import small_run
-    from thaw.plan.plan import trainer_for
     from thaw.run.folder import run_name
 
     console.quiet_lightning()
-    data, task, trainer = config.preflight(cfg)
-    processes = data.ranks = distributed.world(trainer).size
-    module, freezing = fine_tuner(cfg, data, task, cfg.monitor or task.monitor)
-    precision, epochs = settle(cfg, module, freezing, data, trainer)
-    make_trainer = trainer_for(config.builder(cfg.trainer), precision, epochs, processes)
-    cache = Cache(Path(cfg.cache.dir or default_folder()), int(cfg.cache.max_gb * 1e9))
-
-    job = HydraConfig.get()
-    name, overrides = run_name(job.runtime.choices), list(job.overrides.task)
+    bench, job = Bench.of(cfg), HydraConfig.get()
+    name = run_name(job.runtime.choices)
     curve = {"picture": Path("plans") / f"{name}-curve.png", "title": f"{name}: what more labels bring"}
     rungs = {
         "initial loss": first_steps.initial_loss,
@@ -48,10 +38,10 @@ def check(cfg: DictConfig) -> None:
         "shuffled labels": controls.shuffled_labels,
         "leakage": controls.leakage,
         "baselines": controls.baselines,
-        "1 % run": functools.partial(small_run, overrides=overrides, epochs=epochs),
+        "1 % run": functools.partial(small_run, overrides=list(job.overrides.task)),
         "learning curve": functools.partial(learning_curve, **curve),
     }
-    if failed := climb(Bench(module, freezing, data, make_trainer, cache), rungs):
+    if failed := climb(bench, rungs):
         console.say(f"[red]{len(failed)} of {len(rungs)} rungs do not hold:[/] {', '.join(failed)}")
         sys.exit(1)
 

@@ -12,16 +12,12 @@ from test_train_speech import SMALL, folders
 from test_train_text import BERT, GPT, QUICK, sentences, write
 
 from scripts import check as script
-from thaw import config
-from thaw.build import fine_tuner
-from thaw.cache import Cache, default_folder
 from thaw.freezing.by_group import NoFreezing
 from thaw.ladder import controls, first_steps, learning_curve
 from thaw.ladder.bench import Bench
 from thaw.ladder.ladder import climb
 from thaw.ladder.rung import fails, passes, skips
 from thaw.ladder.small_run import small_run
-from thaw.plan.plan import trainer_for
 
 DIGITS = ("trainer=cpu", "data.train_size=300", "data.num_workers=0", "logger=none")
 EARLY = {
@@ -35,11 +31,7 @@ EARLY = {
 
 
 def bench_of(*words: str) -> Bench:
-    cfg = composed(*words)
-    data, task, _ = config.preflight(cfg)
-    module, freezing = fine_tuner(cfg, data, task, task.monitor)
-    make_trainer = trainer_for(config.builder(cfg.trainer), "32-true", 5)
-    return Bench(module, freezing, data, make_trainer, Cache(default_folder(), 10**9))
+    return Bench.of(composed("trainer.max_epochs=5", *words))
 
 
 def outcomes(bench: Bench) -> dict[str, str]:
@@ -230,7 +222,7 @@ def test_labels_that_belong_to_other_samples_are_no_better_than_the_majority() -
 
 
 def test_the_small_run_tells_why_it_has_ended() -> None:
-    outcome = small_run(bench_of(*DIGITS), [*DIGITS, "optimizer.lrr=1"], 20)
+    outcome = small_run(bench_of(*DIGITS), [*DIGITS, "optimizer.lrr=1"])
     assert outcome.status == "FAIL"
     assert "exit code 2: optimizer.lrr=1: there is no setting" in outcome.reason
 

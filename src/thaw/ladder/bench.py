@@ -3,16 +3,21 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
-from thaw.cache import Cache
+from thaw import config, distributed
+from thaw.build import fine_tuner, settle
+from thaw.cache import Cache, default_folder
 from thaw.data.datamodule import DataModule
 from thaw.freezing.freezing import Freezing
 from thaw.model.cut import NoCutError
+from thaw.model.network import Network
 from thaw.module import Batch, FineTuner
+from thaw.plan.plan import trainer_for
 from thaw.probing.features import Features, body_features, refusal, unaugmented
 
 
@@ -22,8 +27,8 @@ class Bench:
     Args:
         module, freezing: as a run would begin with them; they are left as they are.
         make_trainer: see `thaw.plan.plan.trainer_for`.
+        epochs: that the run would have.
         cache: keeps the features.
-        tell: says how far a rung is.
     """
 
     def __init__(
@@ -32,16 +37,38 @@ class Bench:
         freezing: Freezing,
         data: DataModule,
         make_trainer: Callable[..., L.Trainer],
+        epochs: int,
         cache: Cache,
-        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.module, self.freezing, self.data, self.make_trainer = module, freezing, data, make_trainer
-        self.cache, self.tell = cache, tell
+        self.network, self.epochs, self.cache = module.network, epochs, cache
+        self.tell: Callable[[str], None] = lambda text: None  # how far it is, for the screen
         self.plain = unaugmented(data)
         trainer = make_trainer()
         self.device, self._to_device = trainer.strategy.root_device, trainer.strategy.batch_to_device
         self.context = trainer.precision_plugin.forward_context
         self._features: dict[str, Features] = {}
+
+    @classmethod
+    def of(cls, cfg: Any) -> "Bench":
+        """Build the parts of a run from a configuration, through all checks of a run.
+
+        Raises:
+            UserError: what a run would say.
+        """
+        data, task, trainer = config.preflight(cfg)
+        processes = data.ranks = distributed.world(trainer).size
+        module, freezing = fine_tuner(cfg, data, task, cfg.monitor or task.monitor)
+        precision, epochs = settle(cfg, module, freezing, data, trainer)
+        make_trainer = trainer_for(config.builder(cfg.trainer), precision, epochs, processes)
+        cache = Cache(Path(cfg.cache.dir or default_folder()), int(cfg.cache.max_gb * 1e9))
+        return cls(module, freezing, data, make_trainer, epochs, cache)
+
+    def with_network(self, network: Network) -> "Bench":
+        """The same with the features of another network."""
+        other = copy.copy(self)
+        other.network, other._features = network, {}
+        return other
 
     def copies(self) -> tuple[FineTuner, Freezing]:
         """The module, where it is to compute, and its strategy."""
@@ -79,7 +106,7 @@ class Bench:
             NoCutError: see `refusal`.
         """
         if split not in self._features:
-            network = copy.deepcopy(self.module.network).to(self.device)
+            network = copy.deepcopy(self.network).to(self.device)
             found = body_features(network, self.plain, split, self.cache, self._track, self.on_device, self.context)
             self._features[split] = found
         return self._features[split]

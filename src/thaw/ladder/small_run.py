@@ -16,12 +16,11 @@ VAL_BATCHES = 8  # of validation, which is as large as ever, this many tell enou
 TRAIN = Path(__file__).parents[3] / "train.py"
 
 
-def small_run(bench: Bench, overrides: Sequence[str], epochs: int) -> Outcome:
+def small_run(bench: Bench, overrides: Sequence[str]) -> Outcome:
     """Train, validate, save and load again as `train.py` does, in a process and a folder of its own.
 
     Args:
         overrides: of the run.
-        epochs: that it would train for.
     """
     if bench.data.variants is None and not hasattr(bench.data.batches("train"), "batches"):
         return skips("the training samples come as a stream")
@@ -30,7 +29,7 @@ def small_run(bench: Bench, overrides: Sequence[str], epochs: int) -> Outcome:
     size = max(classes, math.ceil(SHARE * bench.data.sizes["train"]))
     with tempfile.TemporaryDirectory(prefix="thaw-check-") as folder:
         run = Path(folder) / "run"
-        own = [f"data.train_size={size}", "++data.shots=null", f"trainer.max_epochs={min(epochs, MOST_EPOCHS)}"]
+        own = [f"data.train_size={size}", "++data.shots=null", f"trainer.max_epochs={min(bench.epochs, MOST_EPOCHS)}"]
         own += ["logger=none", "report=none", "test=false", f"run.dir={run}", "resume=never"]
         own += [f"++trainer.limit_val_batches={VAL_BATCHES}"]
         command = [sys.executable, str(TRAIN), *overrides, *own]
