@@ -77,8 +77,8 @@ def best(name: str) -> str:
 def left(name: str) -> list[tuple]:
     """The runs that are still to do, as `run_all` takes them; those of other seeds come when the grid is whole."""
     experiment, needs, *_ = SETS[name]
-    runs = [(run, 0, words) for run, words in grid(name).items()]
-    runs += [("advised", seed, advised(name)) for seed in SEEDS]
+    runs = [("advised", seed, advised(name)) for seed in SEEDS]
+    runs += [(run, 0, words) for run, words in grid(name).items()]
     if not (open_ := [run for run in runs if record(folder(name, *run[:2])).get("status") != "finished"]):
         again = [(best(name), seed, grid(name)[best(name)]) for seed in SEEDS]
         open_ = [run for run in again if record(folder(name, *run[:2])).get("status") != "finished"]

@@ -88,10 +88,11 @@ def test_features_are_those_of_an_evaluation_and_come_from_the_cache_the_second_
     )  # fmt: skip
     assert torch.equal(found.values, again.values)
     assert not ran
-    inputs, targets = bench.on_device(bench.plain.batch("train", [(0, 7), (9, 3)]))
-    bench.network.train(False)
+    without_any = Bench.of(composed(*DIGITS, "data.augment=none"))
+    inputs, targets = without_any.on_device(without_any.data.batch("train", [(0, 7), (9, 3)]))
+    without_any.network.train(False)
     with torch.no_grad():
-        direct = bench.network.features(inputs)
+        direct = without_any.network.features(inputs)
     assert torch.allclose(direct, found.values[[7, 3]], atol=1e-5)
     assert targets.tolist() == found.classes[[7, 3]].tolist()
 
@@ -103,6 +104,15 @@ def test_of_many_samples_a_stratified_part_is_looked_at() -> None:
     assert few.targets.counts(few.splits["train"].targets) == [5] * 10
     assert few.fingerprint != bench.data.fingerprint
     assert unaugmented(bench.data).sizes == bench.data.sizes
+
+
+def test_of_many_texts_a_part_is_looked_at_by_its_own_lengths(tmp_path: Path) -> None:
+    bench = Bench.of(composed("data=text_csv", write(tmp_path / "text", sentences(120)), *BERT, *QUICK))
+    whole = bench.features("train")
+    bench.plain, bench._features = unaugmented(bench.data, most=40), {}
+    part = bench.features("train")
+    assert len(part) == 40
+    assert all(torch.isclose(whole.values, row, atol=1e-5).all(1).any() for row in part.values)
 
 
 def test_the_bundled_weights_are_near_to_digits_and_random_ones_are_not() -> None:

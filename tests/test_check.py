@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Outcome
+from scipy import optimize
 from test_config import composed
 from test_train_speech import SMALL, folders
 from test_train_text import BERT, GPT, QUICK, sentences, write
@@ -239,11 +240,16 @@ def test_a_power_law_is_found_again_and_carried_on() -> None:
         assert learning_curve.error_at(laws, ahead) == pytest.approx(learning_curve.error_at(truth, ahead), rel=0.03)
 
 
-def test_no_law_has_a_negative_scale_or_floor() -> None:
-    errors = np.random.default_rng(0).uniform(0, 0.3, (200, 5))
-    laws = learning_curve.power_law(np.array([50, 100, 250, 500, 1000]), errors)
+def test_no_law_has_a_negative_scale_or_floor_and_none_that_has_none_fits_better() -> None:
+    sizes = np.array([50, 100, 250, 500, 1000])
+    errors = np.random.default_rng(0).uniform(0, 0.3, (40, 5))
+    errors[:10] = np.sort(errors[:10])[:, ::-1] * np.linspace(1, 0.01, 5)  # as if to fall below zero
+    laws = learning_curve.power_law(sizes, errors)
     assert laws.min() >= 0
-    assert (learning_curve.error_at(laws, 2000) <= errors.max(1, keepdims=True)).all()
+    for law, own in zip(laws, errors, strict=True):
+        shapes = [np.stack([sizes**-exponent, np.ones(5)], axis=1) for exponent in learning_curve.EXPONENTS]
+        least = min(optimize.nnls(shape, own)[1] for shape in shapes)
+        assert np.linalg.norm(learning_curve.error_at(law[None], sizes)[0] - own) == pytest.approx(least)
 
 
 def curve_of(errors: list[float], samples: int = 400) -> learning_curve.Curve:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,13 @@ def unaugmented(data: DataModule, most: int = MOST) -> DataModule:
         plain.sources = data.sources | {"train": data.sources["train"].take(kept)}
         hashes = data.known_hashes["train"]
         plain.known_hashes = data.known_hashes | {"train": hashes and [hashes[index] for index in kept]}
+        plain.lengths = partial(_lengths, data, kept)
     return plain
+
+
+def _lengths(data: DataModule, kept: np.ndarray, split: Split) -> np.ndarray | None:
+    found = data.lengths(split)
+    return found[kept] if found is not None and split == "train" else found
 
 
 def body_features(
