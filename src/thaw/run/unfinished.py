@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +32,12 @@ def unfinished(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the place of `path` once it is whole: a reader sees the old one or the new one."""
+def replacing(path: Path, binary: bool = False, newline: str | None = None) -> Iterator[IO]:
+    """A file that takes the place of `path` once it is whole: a reader sees the old one or the new one."""
     written = unfinished(path)
+    how = {"mode": "xb"} if binary else {"mode": "x", "encoding": "utf-8", "newline": newline}
     try:
-        with open(written, "x", opener=private, encoding="utf-8") as file:
+        with open(written, opener=private, **how) as file:
             yield file
             publish(file)
             file.flush()
@@ -44,6 +46,23 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     finally:
         with contextlib.suppress(OSError):
             written.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside it, whose files take their place in `folder`, each at once, when all of them are whole."""
+    written = unfinished(folder)
+    written.mkdir(parents=True, mode=0o700)
+    try:
+        yield written
+        files = sorted(written.iterdir())
+        if files:
+            folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            file.chmod(0o666 & ~_UMASK)
+            rename(file, folder / file.name)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
 
 
 def rename(written: Path, path: Path) -> None:

@@ -91,17 +91,14 @@ class Classification(Task):
         """Hard targets (batch,), also where mixing made them soft."""
         return targets.argmax(dim=-1) if targets.ndim == 2 else targets
 
-    def rows(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
+    def truths(self, targets: Tensor) -> list[dict[str, Any]]:
+        return [{"target": self.classes[target]} for target in self.labels(targets).tolist()]
+
+    def answers(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
         probabilities = self.predict(outputs)
         return [
-            {"target": self.classes[target], "prediction": self.classes[guess]}
-            | {f"probability/{name}": round(share, 6) for name, share in zip(self.classes, row, strict=True)}
-            for target, guess, row in zip(
-                self.labels(targets).tolist(),
-                probabilities.argmax(dim=-1).tolist(),
-                probabilities.tolist(),
-                strict=True,
-            )
+            {"prediction": self.classes[guess]} | _shares(self.classes, row)
+            for guess, row in zip(probabilities.argmax(dim=-1).tolist(), probabilities.tolist(), strict=True)
         ]
 
     def per_class(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
@@ -161,13 +158,18 @@ class Multilabel(Task):
     def measured(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return outputs.float().sigmoid(), targets.long()
 
-    def rows(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
-        shares = outputs.float().sigmoid()
+    def truths(self, targets: Tensor) -> list[dict[str, Any]]:
+        return [{"target": self._joined(truth)} for truth in targets.tolist()]
+
+    def answers(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
         return [
-            {"target": self._joined(truth), "prediction": self._joined([share >= 0.5 for share in row])}
-            | {f"probability/{name}": round(share, 6) for name, share in zip(self.classes, row, strict=True)}
-            for truth, row in zip(targets.tolist(), shares.tolist(), strict=True)
+            {"prediction": self._joined([share >= 0.5 for share in row])} | _shares(self.classes, row)
+            for row in outputs.float().sigmoid().tolist()
         ]
 
     def _joined(self, held: Sequence[float]) -> str:
         return ";".join(name for name, one in zip(self.classes, held, strict=True) if one)
+
+
+def _shares(classes: Sequence[str], row: Sequence[float]) -> dict[str, float]:
+    return {f"probability/{name}": round(share, 6) for name, share in zip(classes, row, strict=True)}
