@@ -50,17 +50,20 @@ def replacing(path: Path, binary: bool = False, newline: str | None = None) -> I
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside it, whose files take their place in `folder`, each at once, when all of them are whole."""
+    """A folder beside it that becomes `folder` once it is whole; where that is there, file by file. None if empty."""
     written = unfinished(folder)
     written.mkdir(parents=True, mode=0o700)
     try:
         yield written
         files = sorted(written.iterdir())
-        if files:
-            folder.mkdir(parents=True, exist_ok=True)
         for file in files:
             file.chmod(0o666 & ~_UMASK)
-            rename(file, folder / file.name)
+        if folder.is_dir():
+            for file in files:
+                rename(file, folder / file.name)
+        elif files:
+            written.chmod(0o777 & ~_UMASK)
+            rename(written, folder)
     finally:
         shutil.rmtree(written, ignore_errors=True)
 
