@@ -1,8 +1,8 @@
 """Predict with a finished run, from its directory alone: no training data, no pretrained weights, no network.
 
-`python scripts/predict.py RUN INPUT --out preds.csv|parquet|jsonl [--top K]`: INPUT is a file, a folder, a table of texts
-or of paths, or - for lines of standard input. A sample that cannot be read is a row with its error; then the exit code
-is 3. The file has its name only once it is whole.
+`python scripts/predict.py RUN INPUT --out preds.csv|parquet|jsonl [--top K]`: INPUT is a file, a folder, a table of
+texts or of paths, or - for lines of standard input. A sample that cannot be read is a row with its error; then
+the exit code is 3. The file has its name only once it is whole.
 """
 
 import argparse

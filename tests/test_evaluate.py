@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py`: the figures of a run again, to the last digit, from its directory; and figures of other data."""
+"""`scripts/evaluate.py`: the figures of a run again to the last digit, from its directory; and other data."""
 
 import csv
 import json
@@ -78,7 +78,7 @@ def test_neither_pretrained_weights_nor_the_place_of_the_data_are_needed(run_tra
     shutil.rmtree(weights)
     assert_equal_to_the_last_digit(folder)
     (tmp_path / "data").rename(tmp_path / "moved")
-    with pytest.raises(UserError, match="data.root"):
+    with pytest.raises(UserError, match=r"data\.root"):
         evaluate(folder)
     found = evaluate(folder, [f"data.root={tmp_path / 'moved'}"])
     assert found.measured == {
@@ -119,7 +119,7 @@ def test_what_cannot_be_measured_is_told_in_words(run_train, run_script, tmp_pat
     for arguments, said in (
         ((tmp_path / "nothing",), "there is no run.json"),
         ((broken,), "must be a checkpoint of tensors and plain containers"),
-        ((folder, other), "test has classes that the run lacks: ['space']. The run has farm, sea"),
+        ((folder, other), "has classes that the run lacks: ['space']. The run has farm, sea"),
         ((folder, "data.rot=x"), "data.rot is no setting of thaw.data.text.Text. Did you mean 'root'?"),
         ((folder, "model.dropout=0"), "must set one value of data or paths"),
         ((folder, "data=images"), "conf/data/ has no 'images'"),

@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NotRequired
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.data import default_collate
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict  # pydantic wants this one up to Python 3.11
 
 from thaw.data.image_transform import image_transforms
 from thaw.data.images import FORMATS, open_image

@@ -58,7 +58,9 @@ def save_timm(
     }
     told["model_args"]["in_chans"] = made["channels"]
     (folder / "config.json").write_text(json.dumps(told, indent=2) + "\n")
-    save_file({name: values.detach().contiguous().clone() for name, values in state.items()}, folder / "model.safetensors")
+    save_file(
+        {name: values.detach().contiguous().clone() for name, values in state.items()}, folder / "model.safetensors"
+    )
     try:
         again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except (RuntimeError, TypeError, ValueError) as error:

@@ -48,18 +48,18 @@ def save_transformers(network: Network, folder: Path, target: str, classes: Sequ
     try:
         model = auto.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--format hf: {config.model_type} has no {auto.__name__} ({first_line(error)}). {WAYS}") from None
+        raise UserError(
+            f"--format hf: {config.model_type} has no {auto.__name__} ({first_line(error)}). {WAYS}"
+        ) from None
     name = type(model).__name__
     inner = model.get_encoder() if config.is_encoder_decoder else model.base_model
-    missing = inner.load_state_dict(body.model.state_dict(), strict=False).missing_keys
-    lost = {f"{path}.{key}" for path, module in model.named_modules() if module is inner for key in missing}
-    filled = {n for n, _ in model.named_parameters() if any(p is q for q in inner.parameters() for p in [_get(model, n)])}
-    filled -= lost
+    lacking = set(inner.load_state_dict(body.model.state_dict(), strict=False).missing_keys)
+    filled = {id(parameter) for path, parameter in inner.named_parameters() if path not in lacking}
     if target != "text":
         filled |= _fill_head(model, network, name)
-    if unfilled := sorted({n for n, _ in model.named_parameters()} - filled):
-        if not all(parameter.endswith("masked_spec_embed") for parameter in unfilled):
-            raise UserError(f"--format hf: {name} has layers that this network has not ({unfilled[0]}). {WAYS}")
+    left = [path for path, parameter in model.named_parameters() if id(parameter) not in filled]
+    if left := [path for path in left if not path.endswith("masked_spec_embed")]:
+        raise UserError(f"--format hf: {name} has layers that this network has not ({left[0]}). {WAYS}")
     model.eval().save_pretrained(folder)
     files = folder / "files"
     files.mkdir()
@@ -94,12 +94,8 @@ def _config(network: Network, target: str, classes: Sequence[str]) -> Any:
     return config
 
 
-def _get(model: nn.Module, name: str) -> nn.Parameter:
-    return model.get_parameter(name)
-
-
-def _fill_head(model: nn.Module, network: Network, name: str) -> set[str]:
-    """Give the library's head our weights; return the names of its parameters that have them."""
+def _fill_head(model: nn.Module, network: Network, name: str) -> set[int]:
+    """Give the library's head our weights; return the ids of its parameters that have them."""
     linear = network.head.linear
     layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     ways = ("classifier", "classifier.out_proj", "score", "lm_head")
@@ -108,7 +104,7 @@ def _fill_head(model: nn.Module, network: Network, name: str) -> set[str]:
         raise UserError(f"--format hf: {name} has no head of one linear layer of {linear.in_features} features. {WAYS}")
     if layers[last].bias is None:
         raise UserError(f"--format hf: the head of {name} has no bias, and that of this network has. {WAYS}")
-    scale, filled = 1.0, {f"{last}.weight", f"{last}.bias"}
+    scale, filled = 1.0, {*map(id, layers[last].parameters())}
     pooler = f"{type(model).base_model_prefix}.pooler.dense"
     for path in (pooler, "classifier.dense", "projector"):
         if path in layers and layers[path].weight.shape[0] == layers[path].weight.shape[1] == linear.in_features:
@@ -116,7 +112,7 @@ def _fill_head(model: nn.Module, network: Network, name: str) -> set[str]:
             with torch.no_grad():
                 layers[path].weight.copy_(torch.eye(linear.in_features) * scale)
                 layers[path].bias.zero_()
-            filled |= {f"{path}.weight", f"{path}.bias"}
+            filled |= {*map(id, layers[path].parameters())}
     with torch.no_grad():
         layers[last].weight.copy_(linear.weight / scale)
         layers[last].bias.copy_(linear.bias)

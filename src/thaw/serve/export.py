@@ -20,6 +20,7 @@ from thaw.serve.graph import example_inputs
 
 TOLERANCE = 1e-5  # of outputs in float32
 SAMPLES = 8
+Loaded = Callable[[Any], Any]  # inputs → outputs
 # Each has `write(exported, folder)`, which writes its files and returns what runs the network as they hold it.
 FORMATS = {name: f"thaw.serve.{name}_format" for name in ("safetensors", "onnx", "hf", "torch_export")}
 
@@ -106,8 +107,8 @@ def export(folder: Path, form: str, out: Path | None = None, role: str = "best")
         difference = max(_difference(want, found) for want, found in pairs)
         if not difference <= TOLERANCE:
             raise RunError(
-                f"What is exported must give the outputs of the checkpoint to {TOLERANCE:g}; as {form} it gives others, "
-                f"by up to {difference:.2g}.\nNothing was written. Choose another format: {', '.join(FORMATS)}."
+                f"What is exported must give the outputs of the checkpoint to {TOLERANCE:g}; as {form} it gives "
+                f"others, by up to {difference:.2g}.\nNothing was written. Choose another format: {', '.join(FORMATS)}."
             )
     return Exported(out, difference, real, len(expected[0]))
 
@@ -142,6 +143,3 @@ def _difference(expected: Sequence[Tensor], found: Any) -> float:
     if want.shape != have.shape:
         return float("inf")
     return float((want - have).abs().max())
-
-
-Loaded = Callable[[Any], Any]

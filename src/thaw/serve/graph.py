@@ -60,8 +60,7 @@ def graph(network: Network, inputs: Any) -> tuple[nn.Module, dict[str, Tensor], 
     fixed = kind is Images or (extract is not None and extract.fixed_size)
     example = {name: torch.cat([values, values])[:2].clone() for name, values in named.items()}
     shapes = {
-        name: {axis: dynamic for axis in range(1 if fixed or values.ndim == 1 else 2)}
-        for name, values in example.items()
+        name: dict.fromkeys(range(1 if fixed or values.ndim == 1 else 2), dynamic) for name, values in example.items()
     }
     return kind(network).eval(), example, shapes
 

@@ -25,8 +25,9 @@ network, description = load(Path("."))  # of this folder
 outputs = network(inputs)  # prepared as description["preprocessing"] says
 ```
 
-Without Thaw: `safetensors.torch.load_file` gives the tensors; those of the body begin with `body.`, and `head.linear` is
-a linear layer on its features. The metadata of the file holds the classes, the preprocessing and the model's settings.
+Without Thaw: `safetensors.torch.load_file` gives the tensors; those of the body begin with `body.`, and `head.linear`
+is a linear layer on its features. The metadata of the file holds the classes, the preprocessing and the model's
+settings.
 """
 
 

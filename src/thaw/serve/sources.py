@@ -33,8 +33,8 @@ def samples(place: str, inputs: Inputs, column: str | None = None) -> tuple[Iter
     """The samples in a stable order, and how many there are where that is known.
 
     Args:
-        place: a file or a folder of them; a table of texts, or of paths relative to it; or `-`, whose lines are texts or
-            paths. Of a .txt file each line is a sample, of a folder of them each file.
+        place: a file or a folder of them; a table of texts, or of paths relative to it; or `-`, whose lines are texts
+            or paths. Of a .txt file each line is a sample, of a folder of them each file.
         column: of the table, in place of the run's own.
 
     Raises:
