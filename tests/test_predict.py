@@ -163,6 +163,20 @@ def test_each_task_has_its_columns(run_train, run_script, tmp_path: Path, task: 
         assert [row["prediction"] for row in mine] == [row["prediction"] for row in before]
 
 
+def test_a_resumed_run_leaves_the_same(run_train, stopped_after_epoch, tmp_path: Path) -> None:
+    def left(folder: Path) -> dict:
+        inputs = json.loads((folder / "run.json").read_text())["inputs"]
+        return {path.name: path.read_bytes() for path in (folder / "model").iterdir()} | {"inputs": inputs}
+
+    options = (*TEXT, write(tmp_path / "data", sentences(60)), "run.dir=runs/mine")
+    with stopped_after_epoch(0):
+        before = left(run_train(*options).folders[-1])
+    folder = finished(run_train(*options, "resume=must"))
+    assert left(folder) == before
+    assert {"config.json", "tokenizer.json"} < before.keys()
+    assert not list(folder.rglob("*.tmp"))
+
+
 def test_memory_does_not_grow_with_the_number_of_samples(run_train, tmp_path: Path) -> None:
     predictor = Predictor(fitted(finished(run_train(*TEXT, write(tmp_path / "data", sentences(60))))))
 

@@ -213,7 +213,8 @@ def open_image(path: str, draft: bool = False) -> Image.Image:
                 upright = upright.convert("RGBA")
             return upright if upright.mode == "L" else upright.convert("RGB")
     except Exception as error:  # Pillow's parsers raise OSError, SyntaxError, ValueError and more
-        raise UserError(f"data: every image must be readable; '{path}' is not ({error}). Mend or remove it.") from None
+        reason = str(error).partition(" <_io.")[0]  # which would be another one every time
+        raise UserError(f"data: every image must be readable; '{path}' is not ({reason}). Mend or remove it.") from None
 
 
 def unreadable(paths: Sequence[str]) -> dict[int, str]:

@@ -124,8 +124,9 @@ def columns(table: Dataset | IterableDataset, wanted: str | Sequence[str], optio
         UserError: the table lacks one.
     """
     names = [wanted] if isinstance(wanted, str) else list(wanted)
-    if missing := [name for name in names if name not in table.column_names]:
-        advice = did_you_mean(missing[0], table.column_names)
+    known = table.column_names or list(next(iter(table), {}))  # of some streams they are not told
+    if missing := [name for name in names if name not in known]:
+        advice = did_you_mean(missing[0], known)
         raise UserError(f"{option} must be a column of the table; got '{missing[0]}'. {advice}")
     return names
 
