@@ -141,7 +141,8 @@ def test_hf_of_a_transformer_is_a_folder_of_transformers(text_run) -> None:
 def test_hf_is_refused_where_the_library_pools_otherwise(text_run, run_script) -> None:
     folder = text_run()
     code, _, errors = run_script("export", folder, "--format", "hf")
-    assert code in (1, 2)
+    assert code == 2
+    assert "reads the first token, and this network has model.pool=mean" in errors
     assert "Traceback" not in errors
     assert len(errors.splitlines()) <= 6
     assert "safetensors" in errors

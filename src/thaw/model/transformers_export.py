@@ -109,6 +109,11 @@ def _fill_head(model: nn.Module, network: Network, name: str) -> set[int]:
     for path in (pooler, "classifier.dense", "projector"):
         if path in layers and layers[path].weight.shape[0] == layers[path].weight.shape[1] == linear.in_features:
             scale = 1.0 if path == "projector" else NEARLY_LINEAR
+            if path != "projector" and network.body.pool != "first":
+                raise UserError(
+                    f"--format hf: {name} reads the first token, and this network has model.pool={network.body.pool}. "
+                    f"{WAYS} Or train with model.pool=first."
+                )
             with torch.no_grad():
                 layers[path].weight.copy_(torch.eye(linear.in_features) * scale)
                 layers[path].bias.zero_()
