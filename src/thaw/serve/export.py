@@ -42,25 +42,21 @@ class Export:
     def description(self) -> dict[str, str]:
         """What goes along with the weights: each of them JSON."""
         run, task = self.run, self.run.task
-        model = {name: value for name, value in run.settings["model"].items() if name != "name"}
+        model = dict(run.settings["model"])
+        if Path(model.get("name") or "").is_absolute():  # the folder of a transformer's files, which go along
+            model["name"] = "."
         told = {
             "task": task.target,
             "classes": task.classes,
             "preprocessing": settings(self.network.preprocessing),
             "inputs": {name: value for name, value in run.inputs.known.items() if name != "preprocessing"},
-            "model": model | {"name": name_of(run)},
+            "model": model,
             "given": run.inputs.network_arguments | task.network_arguments,
             "metrics": run.record["metrics"],
         }
         # Of regression, whose outputs are in standard deviations.
         told |= {name: getattr(task, name).tolist() for name in ("mean", "std") if hasattr(task, name)}
         return {name: json.dumps(value) for name, value in told.items()}
-
-
-def name_of(run: Fitted) -> str | None:
-    """The model's name; `.`, the folder itself, of a transformer whose files lie there."""
-    name = run.settings["model"].get("name")
-    return "." if name and Path(name).is_dir() else name
 
 
 @dataclass(frozen=True)
