@@ -88,8 +88,9 @@ def export(folder: Path, form: str, out: Path | None = None, role: str = "best")
     run = fitted(folder, role)
     network = run.network.float()
     inputs, real = _samples(run, folder)
+    batches = inputs, _first(inputs)  # and one sample alone: sizes must not be those of the example
     with torch.no_grad():
-        expected = _values(network(inputs))
+        expected = [_values(network(batch)) for batch in batches]
         if run.settings["freezing"]["_target_"].endswith(".Lora"):
             from thaw.model.lora import merge_lora  # peft takes seconds to import
 
@@ -98,15 +99,14 @@ def export(folder: Path, form: str, out: Path | None = None, role: str = "best")
     out = out or folder / "export" / form
     with replacing_folder(out) as written:
         loaded = import_module(FORMATS[form]).write(Export(run, network, inputs), written)
-        # A batch, and one sample alone: sizes must not be those of the example.
-        pairs = [(expected, loaded(inputs)), ([one[:1] for one in expected], loaded(_first(inputs)))]
-        difference = max(_difference(want, found) for want, found in pairs)
+        pairs = zip(expected, batches, strict=True)
+        difference = max(_difference(want, loaded(batch)) for want, batch in pairs)
         if not difference <= TOLERANCE:
             raise RunError(
                 f"What is exported must give the outputs of the checkpoint to {TOLERANCE:g}; as {form} it gives "
                 f"others, by up to {difference:.2g}.\nNothing was written. Choose another format: {', '.join(FORMATS)}."
             )
-    return Exported(out, difference, real, len(expected[0]))
+    return Exported(out, difference, real, len(expected[0][0]))
 
 
 def _samples(run: Fitted, folder: Path) -> tuple[Any, bool]:
