@@ -122,7 +122,7 @@ def override(cfg: DictConfig, overrides: Sequence[str], sections: Sequence[str] 
     for text in overrides:
         try:
             parsed = OverridesParser.create().parse_override(text)
-            value = parsed.value()
+            value = None if parsed.is_sweep_override() else parsed.value()
         except Exception:  # also of int(), and of Hydra's own types
             raise UserError(f"{text}: must be written as data.setting=value.") from None
         key = parsed.key_or_group

@@ -62,7 +62,7 @@ def save_timm(
         {name: values.detach().contiguous().clone() for name, values in state.items()}, folder / "model.safetensors"
     )
     try:
-        again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        again = timm.create_model(f"local-dir:{folder}", pretrained=True).train(False)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"--format hf: timm's {architecture} does not load it ({first_line(error)}). {WAYS}") from None
 

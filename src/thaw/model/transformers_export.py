@@ -60,7 +60,7 @@ def save_transformers(network: Network, folder: Path, target: str, classes: Sequ
     left = [path for path, parameter in model.named_parameters() if id(parameter) not in filled]
     if left := [path for path in left if not path.endswith("masked_spec_embed")]:
         raise UserError(f"--format hf: {name} has layers that this network has not ({left[0]}). {WAYS}")
-    model.eval().save_pretrained(folder)
+    model.train(False).save_pretrained(folder)
     files = folder / "files"
     files.mkdir()
     save_files(network, files)
@@ -68,7 +68,7 @@ def save_transformers(network: Network, folder: Path, target: str, classes: Sequ
     for file in files.iterdir():
         file.rename(folder / file.name)
     files.rmdir()
-    again = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    again = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).train(False)
 
     def loaded(inputs: Any) -> Tensor:
         arguments, _ = body._read(inputs)

@@ -95,7 +95,7 @@ def export(folder: Path, form: str, out: Path | None = None, role: str = "best")
             from thaw.model.lora import merge_lora  # peft takes seconds to import
 
             merge_lora(network)
-        network.eval()
+        network.train(False)
     out = out or folder / "export" / form
     with replacing_folder(out) as written:
         loaded = import_module(FORMATS[form]).write(Export(run, network, inputs), written)

@@ -86,7 +86,7 @@ def fitted(folder: str | Path, role: str = "best") -> Fitted:
             f"'{folder}/checkpoints/{role}.ckpt' must fit the network and the {len(classes)} classes of the run: "
             f"{lines[-1][:200]}"
         ) from None
-    return Fitted(folder, record, config.plain(cfg), inputs, module.eval())
+    return Fitted(folder, record, config.plain(cfg), inputs, module.train(False))
 
 
 def _classes(folder: Path, record: Mapping[str, Any]) -> list[str]:

@@ -62,7 +62,7 @@ def graph(network: Network, inputs: Any) -> tuple[nn.Module, dict[str, Tensor], 
     shapes = {
         name: dict.fromkeys(range(1 if fixed or values.ndim == 1 else 2), dynamic) for name, values in example.items()
     }
-    return kind(network).eval(), example, shapes
+    return kind(network).train(False), example, shapes
 
 
 def as_named(inputs: Any) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ class Predictor:
             raise UserError(f"--top must be 1 or more, of a run with one class for each sample; got {top}.")
         self.task = run.task.to(self.fabric.device)
         self.network: nn.Module = self.fabric.setup_module(run.network)
-        self.network.eval()
+        self.network.train(False)
 
     @property
     def _ranks(self) -> bool:

@@ -54,4 +54,4 @@ def load(folder: Path) -> tuple[Network, dict[str, Any]]:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     network = config.network(told["model"], folder, told["given"])
     network.load_state_dict(state)
-    return network.eval(), told
+    return network.train(False), told
