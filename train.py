@@ -71,6 +71,7 @@ def train(cfg: DictConfig) -> float:
         run.update(seed=cfg.seed, monitor=monitor, mode=mode, data=record.describe(data, quality), settled=settled)
         if run.leads:
             config.write(cfg, run.folder / "config.yaml")
+        record.keep_model(run, data, module.network)
         console.say_start(run, precision, epochs, data.batching)
         console.say_quality(quality)
         console.say_random_weights(module.network, freezing, epochs)

@@ -14,6 +14,7 @@ os.environ.update(
 )
 
 import json
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,6 +84,24 @@ def run_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Capt
 def run_train(run_task: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """`run_train("freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
     return partial(run_task, train.train, "train.py")
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path):
+    """`run_script("soup", …)` does what `python scripts/soup.py …` does, in `tmp_path`: exit code, output, errors."""
+
+    def run(name: str, *arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        said = capfd.readouterr()
+        return code, said.out, said.err
+
+    return run
 
 
 def assert_groups_run_in_forward_order(network: Any, inputs: Any) -> None:

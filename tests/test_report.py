@@ -204,7 +204,7 @@ def test_every_task_has_intervals_around_the_figures_it_printed(task: Task, name
 def test_a_metric_of_samples_drawn_anew_is_that_of_these_samples() -> None:
     task = Classification(CLASSES, metrics=SINGLE)
     rows, _ = answered(task)
-    answers = task.answers(rows)
+    answers = task.read_back(rows)
     counts = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), 5)
     for metric in task.metrics["test_"].values():
         drawn = _States(metric, answers).resampled(counts)

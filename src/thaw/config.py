@@ -8,13 +8,14 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -71,6 +72,23 @@ def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
     return [build(node, **{k: v for k, v in fitting(node, given).items() if node.get(k) is None}) for node in chosen]
 
 
+def network(settings: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> Any:
+    """A network from settings that were exported, checked as those of a run; its weights are random.
+
+    Args:
+        folder: where the files of a transformer lie.
+        given: what its builder must know of data and task.
+
+    Raises:
+        UserError: settings that do not hold.
+    """
+    own = dict(settings) | ({"name": str(folder)} if settings.get("name") == "." else {})
+    node = OmegaConf.create(own)
+    if problems := schema.problems({"model": own}, {}, {"model"}, find_target):
+        raise UserError(*problems)
+    return build(node, **fitting(node, given))
+
+
 def monitor_direction(monitor: str, task: Any) -> Literal["min", "max"]:
     """Which way the monitored metric gets better.
 
@@ -94,6 +112,44 @@ def write(cfg: DictConfig, path: Path) -> None:
 def read(path: Path) -> DictConfig:
     """The configuration that a run has written; it is not checked yet."""
     return OmegaConf.load(path)
+
+
+def override(cfg: DictConfig, overrides: Sequence[str], sections: Sequence[str] = ("data", "paths")) -> None:
+    """Change a configuration that a run has written, by overrides in Hydra's syntax; `data=…` takes an option afresh.
+
+    Raises:
+        UserError: another section, or no override.
+    """
+    for text in overrides:
+        try:
+            parsed = OverridesParser.create().parse_override(text)
+            value = None if parsed.is_sweep_override() else parsed.value()
+        except Exception:  # also of int(), and of Hydra's own types
+            raise UserError(f"{text}: must be written as data.setting=value.") from None
+        key = parsed.key_or_group
+        if parsed.is_sweep_override() or parsed.is_delete() or key.partition(".")[0] not in sections:
+            raise UserError(f"{text}: must set one value of {' or '.join(sections)}. Write e.g. data.root=folder.")
+        if key == "data":
+            options = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+            if value not in options:
+                raise UserError(f"{text}: conf/data/ has no '{value}'. {did_you_mean(str(value), options)}")
+            value = OmegaConf.load(CONF / "data" / f"{value}.yaml")
+        before = cfg.paths.data
+        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+        if key == "paths.data":  # what a run has written refers to nothing any more
+            moved = {name: _moved(item, f"{before}/", f"{value}/") for name, item in cfg.data.items()}
+            cfg.data.update(moved)
+
+
+def _moved(value: Any, before: str, now: str) -> Any:
+    return now + value[len(before) :] if isinstance(value, str) and value.startswith(before) else value
+
+
+def fill(node: DictConfig, given: Mapping[str, Any]) -> None:
+    """Set those of the given arguments that the node's target has and that are still open."""
+    for name, value in fitting(node, given).items():
+        if node.get(name) is None:
+            OmegaConf.update(node, name, value, force_add=True)
 
 
 def changes(cfg: DictConfig, path: Path) -> list[str]:

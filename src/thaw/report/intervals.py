@@ -37,7 +37,7 @@ def intervals(
         rows: of predictions.csv.
         metrics: as they were measured, by full name.
     """
-    answers = task.answers(rows)
+    answers = task.read_back(rows)
     # The same samples for every metric: (resamples, samples), how often each sample is drawn.
     draw = np.random.default_rng(seed)
     counts = draw.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), RESAMPLES) if answers else None

@@ -18,9 +18,12 @@ from thaw.errors import Interrupted
 from thaw.freezing.freezing import Freezing
 from thaw.lean import lean
 from thaw.memory import peak_memory
+from thaw.model.files import fingerprint, save_files
+from thaw.model.network import Network
 from thaw.module import FineTuner
 from thaw.run.interruption import CODES, requeue
-from thaw.run.run import Run
+from thaw.run.run import MODEL_FILES, Run
+from thaw.run.unfinished import replacing_folder
 from thaw.tables import parameter_counts
 from thaw.task.task import Task
 
@@ -106,6 +109,14 @@ def describe(data: DataModule, quality: Quality) -> dict[str, Any]:
         "quality": quality.to_dict(),
         "skipped": [f"{split} '{name}' ({reason})" for split, name, reason in data.skipped],
     }
+
+
+def keep_model(run: Run, data: DataModule, network: Network) -> None:
+    """Write what predicting needs beside a checkpoint: how inputs are prepared, and the files of a transformer."""
+    run.update(inputs=data.inputs | {"preprocessing": fingerprint(network.preprocessing)})
+    if run.leads:
+        with replacing_folder(run.folder / MODEL_FILES) as folder:
+            save_files(network, folder)
 
 
 def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Resume = Literal["never", "auto", "must"]
 ERROR_LOG = "error.log"
+MODEL_FILES = "model"  # the folder of what a transformer needs beside its weights
 PACKAGES = ("torch", "lightning", "timm", "transformers", "peft", "hydra-core", "torchmetrics", "torchvision")
 
 
