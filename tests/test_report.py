@@ -74,7 +74,7 @@ def test_a_page_and_a_card_tell_what_was_done_and_what_came_of_it(run_quick, tmp
     for command in ("resume=auto", "scripts/evaluate.py", "scripts/predict.py", "scripts/export.py"):
         assert command in page
     assert "block03 after epoch 1; block02 after epoch 2" in page
-    assert alts(page, "Timeline", "head trained throughout", "block03 from epoch 2", "block00 stayed frozen")
+    assert alts(page, "Timeline", "head trained throughout", "block03 from epoch 2", "stem … block01 stayed frozen")
     assert alts(page, "loss of train and validation over 3 epochs")
     assert alts(page, "Learning rate of each layer group")
     assert alts(page, "Relative distance", "stem", "did not move")
