@@ -2,8 +2,8 @@
 
 `python scripts/export.py RUN --format safetensors|onnx|hf|torch_export [--out FOLDER]` writes RUN/export/<format>,
 loads it again and compares the outputs, on samples of the run where its data are there, else on random ones: a
-difference of more than 1e-5 is an error, and nothing is left. `hf` is for `AutoModelFor…` and for
-`timm.create_model("local-dir:…")`.
+difference of more than 1e-5 of the largest output (or of 1) is an error, and nothing is left. `hf` is for
+`AutoModelFor…` and for `timm.create_model("local-dir:…")`.
 """
 
 import argparse

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from thaw.run.record import write_predictions
+from thaw.run.record import predictions, write_predictions
 from thaw.run.restore import restore
 from thaw.run.run import Run
 from thaw.run.unfinished import replacing
@@ -51,7 +51,8 @@ def evaluate(
     found = Evaluation(role, split, run.data.sizes[split], measured, before, everything)
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        write_predictions(Run(out), run.data, run.module, split)
+        rows = predictions(run.data, run.module, split)
+        write_predictions(Run(out), run.data, run.task, split, rows)
         told: dict[str, Any] = {"run": str(folder), "overrides": list(overrides), "checkpoint": role, "split": split}
         with replacing(out / "evaluation.json") as file:
             file.write(json.dumps(told | {"samples": found.samples, "metrics": measured}, indent=2) + "\n")
