@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from thaw import config
 from thaw.build import fine_tuner
 from thaw.data.datamodule import DataModule
+from thaw.departures import departures
 from thaw.model.network import Network
 from thaw.module import FineTuner
 from thaw.report.answers import Answers
@@ -120,7 +121,7 @@ def gather(
         run.folder,
         run.record,
         config.recorded(cfg),
-        *config.departures(cfg),
+        *departures(cfg),
         module.cpu().train(False),
         data,
         split,

@@ -56,7 +56,7 @@ class Recorder(Checkpoint):
         if not self._contract or checked["groups"] != self._contract[-1]["groups"]:  # else a stage that goes on
             self._contract.append(checked)
         if self.run.record.get("contract") != self._contract:
-            self.run.update(contract=self._contract)
+            self.run.update(contract=[*self._contract])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

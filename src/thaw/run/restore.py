@@ -11,6 +11,7 @@ from torch import Tensor
 from thaw import config, defaults
 from thaw.build import TRAINER, fine_tuner
 from thaw.data.datamodule import DataModule
+from thaw.departures import override
 from thaw.errors import UserError, first_line
 from thaw.model.network import Network
 from thaw.module import FineTuner
@@ -126,7 +127,7 @@ def restore(folder: str | Path, overrides: Sequence[str] = (), weights: bool = T
     record, settings = read_run(folder)
     cfg = settings_of(folder, weights)
     if overrides:
-        config.override(cfg, overrides)
+        override(cfg, overrides)
         config.fill(cfg.data, record.get("inputs", {}))
     try:
         data, task, _ = _others(cfg, record) if overrides else config.preflight(cfg)
