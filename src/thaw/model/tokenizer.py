@@ -74,7 +74,10 @@ class Tokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def save(self, folder: Path) -> None:
-        """Write the files that the library reads it from."""
+        """Write the files that the library reads it from, the same before and after it has cut texts."""
+        if backend := getattr(self._tokenizer, "backend_tokenizer", None):
+            backend.no_truncation()
+            backend.no_padding()
         self._tokenizer.save_pretrained(folder)
 
     def _encode(

@@ -171,7 +171,7 @@ def files(task: Task, logger: str | None, report: bool) -> list[str]:
         report: whether it writes one.
     """
     found = ["run.json", "config.yaml", "metrics.csv", "hparams.yaml"]
-    found += ["predictions.csv"] * (type(task).rows is not Task.rows)
+    found += ["predictions.csv"] * (type(task).answers is not Task.answers)
     found += ["per_class.csv"] * (type(task).per_class is not Task.per_class)
     found += ["report.html", "README.md"] * report
     found += [f"checkpoints/{role}.ckpt{end}" for role in ("best", "last") for end in ("", ".sha256")]
