@@ -20,9 +20,8 @@ from thaw import config
 def check(cfg: DictConfig) -> None:
     # torch comes with these, and must not slow down --help.
     from thaw import console
-    from thaw.ladder import controls, first_steps
     from thaw.ladder.bench import Bench
-    from thaw.ladder.ladder import climb
+    from thaw.ladder.ladder import EARLY, climb
     from thaw.ladder.learning_curve import learning_curve
     from thaw.ladder.small_run import small_run
     from thaw.run.folder import run_name
@@ -32,12 +31,7 @@ def check(cfg: DictConfig) -> None:
     name = run_name(job.runtime.choices)
     curve = {"picture": Path("plans") / f"{name}-curve.png", "title": f"{name}: what more labels bring"}
     rungs = {
-        "initial loss": first_steps.initial_loss,
-        "one batch": first_steps.one_batch,
-        "gradients": first_steps.gradients,
-        "shuffled labels": controls.shuffled_labels,
-        "leakage": controls.leakage,
-        "baselines": controls.baselines,
+        **EARLY,
         "1 % run": functools.partial(small_run, overrides=list(job.overrides.task)),
         "learning curve": functools.partial(learning_curve, **curve),
     }

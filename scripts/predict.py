@@ -45,7 +45,8 @@ def main() -> None:
             write(rows)
             failed = sum("error" in row for row in rows)
             good, bad = good + len(rows) - failed, bad + failed
-    say(f"Written: {arguments.out}, {good:,} predictions" + (f", [yellow]{bad:,} samples with an error[/]" * bool(bad)))
+    told = f", [yellow]{bad:,} sample{'s' * (bad != 1)} with an error[/]" * bool(bad)
+    say(f"Written: {arguments.out}, {good:,} prediction{'s' * (good != 1)}{told}")
     sys.exit(SOME_BAD if bad else 0)
 
 

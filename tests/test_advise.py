@@ -265,7 +265,7 @@ def test_sound_is_advised_on_and_the_line_builds(run_advise, tmp_path: Path) -> 
         line = advised(
             run_advise("data=speech_folder", root, *model, *QUICK[:3], "freezing=none", "data.num_workers=0")
         )
-        Bench.of(composed(*line))
+        assert Bench.of(composed(*line)).data.unit == "seconds"
 
 
 def test_what_it_cannot_advise_on_is_said(run_advise) -> None:

@@ -16,19 +16,11 @@ from scripts import check as script
 from thaw.freezing.by_group import NoFreezing
 from thaw.ladder import controls, first_steps, learning_curve
 from thaw.ladder.bench import Bench
-from thaw.ladder.ladder import climb
+from thaw.ladder.ladder import EARLY, climb
 from thaw.ladder.rung import fails, passes, skips
 from thaw.ladder.small_run import small_run
 
 DIGITS = ("trainer=cpu", "data.train_size=300", "data.num_workers=0", "logger=none")
-EARLY = {
-    "initial loss": first_steps.initial_loss,
-    "one batch": first_steps.one_batch,
-    "gradients": first_steps.gradients,
-    "shuffled labels": controls.shuffled_labels,
-    "leakage": controls.leakage,
-    "baselines": controls.baselines,
-}
 
 
 def bench_of(*words: str) -> Bench:

@@ -74,7 +74,7 @@ def test_a_bad_file_is_a_row_with_its_error_and_the_others_go_on(run_train, run_
     (tmp_path / "images" / "b.png").write_bytes(b"no image")
     code, printed, errors = run_script("predict", folder, "images", "--out", "out.csv")
     assert code == 3, errors
-    assert "1 samples with an error" in printed
+    assert "1 sample with an error" in printed
     rows = table(tmp_path / "out.csv")
     assert [bool(row["error"]) for row in rows] == [False, True, False]
     assert [bool(row["prediction"]) for row in rows] == [True, False, True]

@@ -13,6 +13,7 @@ from thaw import config, distributed
 from thaw.build import fine_tuner, settle
 from thaw.cache import Cache, default_folder
 from thaw.data.datamodule import DataModule
+from thaw.data.sampler import EpochBatches
 from thaw.freezing.freezing import Freezing
 from thaw.model.cut import NoCutError
 from thaw.model.network import Network
@@ -81,7 +82,7 @@ class Bench:
     def batch(self, size: int) -> Batch:
         """The first training samples that a run reads, `size` at most, without augmentation."""
         batches = self.data.batches("train")
-        if not hasattr(batches, "batches"):  # a stream
+        if not isinstance(batches, EpochBatches):  # a stream
             inputs, targets = next(iter(batches))
             few = {name: value[:size] for name, value in inputs.items()}
             return self._to_device((few, targets[:size]))

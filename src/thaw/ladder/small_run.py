@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from thaw.data.sampler import EpochBatches
 from thaw.ladder.bench import Bench
 from thaw.ladder.rung import Outcome, fails, passes, skips
 
@@ -22,7 +23,7 @@ def small_run(bench: Bench, overrides: Sequence[str]) -> Outcome:
     Args:
         overrides: of the run.
     """
-    if bench.data.variants is None and not hasattr(bench.data.batches("train"), "batches"):
+    if not isinstance(bench.data.batches("train"), EpochBatches):
         return skips("the training samples come as a stream")
     strata = bench.data.targets.strata(bench.data.splits["train"].targets)
     classes = len(bench.data.classes) if strata is not None else 2

@@ -13,8 +13,6 @@ from torch import Tensor
 from thaw.errors import UserError, first_line
 from thaw.model.network import Network
 
-WAYS = "Write --format safetensors, onnx or torch_export."
-
 
 def save_timm(
     network: Network, folder: Path, architecture: str, classes: Sequence[str], options: Mapping[str, Any]
@@ -35,7 +33,7 @@ def save_timm(
     model = timm.create_model(architecture, num_classes=linear.out_features, **arguments)
     own = model.pretrained_cfg["classifier"]
     if not isinstance(own, str) or model.get_submodule(own).weight.shape != linear.weight.shape:
-        raise UserError(f"--format hf: timm's {architecture} has a head of more than one linear layer. {WAYS}")
+        raise UserError(f"timm's {architecture} must have a head of one linear layer, and has another.")
     state = network.body.state_dict() | {f"{own}.weight": linear.weight, f"{own}.bias": linear.bias}
     pretrained_cfg = {
         "input_size": [made["channels"], made["size"], made["size"]],
@@ -53,10 +51,9 @@ def save_timm(
         "num_classes": linear.out_features,
         "num_features": linear.in_features,
         "label_names": list(classes),
-        "model_args": {name: value for name, value in arguments.items() if name != "in_chans"},
+        "model_args": arguments,
         "pretrained_cfg": pretrained_cfg,
     }
-    told["model_args"]["in_chans"] = made["channels"]
     (folder / "config.json").write_text(json.dumps(told, indent=2) + "\n")
     save_file(
         {name: values.detach().contiguous().clone() for name, values in state.items()}, folder / "model.safetensors"
@@ -64,7 +61,7 @@ def save_timm(
     try:
         again = timm.create_model(f"local-dir:{folder}", pretrained=True).train(False)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"--format hf: timm's {architecture} does not load it ({first_line(error)}). {WAYS}") from None
+        raise UserError(f"timm's {architecture} does not load it ({first_line(error)}).") from None
 
     def loaded(inputs: Any) -> Tensor:
         with torch.no_grad():

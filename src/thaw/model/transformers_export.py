@@ -14,7 +14,6 @@ from thaw.model.files import save_files
 from thaw.model.network import Network
 from thaw.model.transformer_body import TransformerBody
 
-WAYS = "Write --format safetensors, onnx or torch_export."
 # (kind of input, what the task asks for) → the library's class
 CLASSES = {
     "text": {"tags": "AutoModelForTokenClassification", "text": "AutoModelForCausalLM"},
@@ -48,9 +47,7 @@ def save_transformers(network: Network, folder: Path, target: str, classes: Sequ
     try:
         model = auto.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--format hf: {config.model_type} has no {auto.__name__} ({first_line(error)}). {WAYS}"
-        ) from None
+        raise UserError(f"{config.model_type} has no {auto.__name__} ({first_line(error)}).") from None
     name = type(model).__name__
     inner = model.get_encoder() if config.is_encoder_decoder else model.base_model
     lacking = set(inner.load_state_dict(body.model.state_dict(), strict=False).missing_keys)
@@ -59,7 +56,7 @@ def save_transformers(network: Network, folder: Path, target: str, classes: Sequ
         filled |= _fill_head(model, network, name)
     left = [path for path, parameter in model.named_parameters() if id(parameter) not in filled]
     if left := [path for path in left if not path.endswith("masked_spec_embed")]:
-        raise UserError(f"--format hf: {name} has layers that this network has not ({left[0]}). {WAYS}")
+        raise UserError(f"{name} has layers that this network has not ({left[0]}).")
     model.train(False).save_pretrained(folder)
     files = folder / "files"
     files.mkdir()
@@ -101,9 +98,9 @@ def _fill_head(model: nn.Module, network: Network, name: str) -> set[int]:
     ways = ("classifier", "classifier.out_proj", "score", "lm_head")
     last = next((path for path in ways if path in layers and layers[path].weight.shape == linear.weight.shape), None)
     if last is None:
-        raise UserError(f"--format hf: {name} has no head of one linear layer of {linear.in_features} features. {WAYS}")
+        raise UserError(f"{name} has no head of one linear layer of {linear.in_features} features.")
     if layers[last].bias is None:
-        raise UserError(f"--format hf: the head of {name} has no bias, and that of this network has. {WAYS}")
+        raise UserError(f"the head of {name} has no bias, and that of this network has.")
     scale, filled = 1.0, {*map(id, layers[last].parameters())}
     pooler = f"{type(model).base_model_prefix}.pooler.dense"
     for path in (pooler, "classifier.dense", "projector"):
@@ -111,8 +108,8 @@ def _fill_head(model: nn.Module, network: Network, name: str) -> set[int]:
             scale = 1.0 if path == "projector" else NEARLY_LINEAR
             if path != "projector" and network.body.pool != "first":
                 raise UserError(
-                    f"--format hf: {name} reads the first token, and this network has model.pool={network.body.pool}. "
-                    f"{WAYS} Or train with model.pool=first."
+                    f"{name} reads the first token, and this network has model.pool={network.body.pool}. "
+                    "Train with model.pool=first."
                 )
             with torch.no_grad():
                 layers[path].weight.copy_(torch.eye(linear.in_features) * scale)

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thaw.activations import FrozenPart
 from thaw.cache import Cache
 from thaw.data.datamodule import DataModule
 from thaw.data.loaders import Split
 from thaw.data.sampler import EpochBatches
 from thaw.data.splits import stratified
+from thaw.frozen_part import FrozenPart
 from thaw.model.network import Network
 
 # More training samples change what a probe says by less than its noise, and the body has to run over each.

@@ -9,7 +9,7 @@ from thaw.console import console
 from thaw.errors import UserError, first_line
 from thaw.ladder.bench import Bench
 from thaw.plan.cost import measure as measure_cost
-from thaw.plan.figure import duration
+from thaw.plan.drawing import duration
 from thaw.plan.plan import make_plan
 from thaw.recommend.candidates import merged, untrained
 from thaw.recommend.evidence import Evidence, measure

@@ -55,8 +55,8 @@ RULES: Sequence[Rule] = (
         "freezing",
         lambda e: e.parameters > LARGE,
         lambda e: "lora",
-        "{parameters:,} parameters: adapters reach full fine-tuning at a quarter of its memory",
-        "arXiv:2106.09685, arXiv:2405.09673; memory: README",
+        "{parameters:,} parameters: adapters come near to full fine-tuning, at about a quarter of its training state",
+        "arXiv:2106.09685; how near: arXiv:2405.09673; state: README",
     ),
     Rule(
         "freezing",

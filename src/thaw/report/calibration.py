@@ -13,6 +13,7 @@ from thaw.report.ink import BLUE, INK, ORANGE, TEAL, panels
 from thaw.report.section import Picture, Section
 
 BINS = 15  # of equal width, as of Guo et al., arXiv:1706.04599
+FEW = 20  # answers in a bin, of which fewer say little
 DRAWS = 100  # of answers by the told confidence, for what the error comes to by chance
 
 
@@ -37,8 +38,8 @@ def calibration(evidence: Evidence) -> Section | None:
         draw(confidence, right, measure, "share that is right" if answers.kind == "class" else "share that has it"),
         alt=f"Reliability diagram of {len(right):,} {what}: mean {measure} {mean:.1%}, and {share:.1%} "
         f"{'are right' if answers.kind == 'class' else 'are held'}; expected calibration error {error:.4f}.",
-        caption="On the dotted line a bar would be perfect; bars of fewer than 20 are pale. Beneath: how many "
-        f"{what} have that {measure}.",
+        caption="On the dotted line a bar would be perfect; bars of fewer than "
+        f"{FEW} are pale. Beneath: how many {what} have that {measure}.",
     )
     return Section("Calibration", text=[told], pictures=[picture])
 
@@ -67,8 +68,7 @@ def draw(confidence: np.ndarray, right: np.ndarray, xlabel: str, ylabel: str) ->
     bins = np.clip(np.searchsorted(edges, mean, side="left") - 1, 0, BINS - 1)
     counts = np.histogram(confidence, edges)[0][bins]
     figure, (above, below) = panels(4.4, 4.4, 2, sharex=True, height_ratios=[3, 1])
-    # A bin of few answers says little, and is pale.
-    alphas = 0.25 + 0.75 * np.minimum(counts / 20, 1)
+    alphas = 0.25 + 0.75 * np.minimum(counts / FEW, 1)
     for at, low, high, sure, alpha in zip(bins, np.minimum(share, mean), share, mean, alphas, strict=True):
         place = {"x": (at + 0.5) / BINS, "width": 0.9 / BINS, "alpha": alpha}
         above.bar(height=low, color=BLUE, **place)

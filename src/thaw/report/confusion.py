@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from thaw.report.answers import Answers, percent
 from thaw.report.evidence import Evidence
-from thaw.report.ink import BLUE, INK, ORANGE, WIDTH, panels, rgb
+from thaw.report.ink import BLUE, INK, ORANGE, WIDTH, panels
 from thaw.report.section import Picture, Section, Table
 
 NUMBERED = 15  # classes up to which every cell has its number
@@ -66,7 +67,7 @@ def draw(counts: np.ndarray, names: Sequence[str]) -> Figure:
     size = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     right = np.eye(size, dtype=bool)
-    cells = np.where(right[..., None], rgb(BLUE), rgb(ORANGE))
+    cells = np.where(right[..., None], to_rgb(BLUE), to_rgb(ORANGE))
     # Confusions are rare, and must be seen all the same.
     alpha = np.where(right, shares, np.where(counts > 0, 0.25 + 0.75 * np.sqrt(shares), 0))[..., None] * 0.9
     side = min(max(3.2, 0.4 * size), WIDTH)

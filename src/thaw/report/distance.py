@@ -36,7 +36,7 @@ def distance(evidence: Evidence) -> Section | None:
     if end is not evidence.module.network:
         text[0] += " The updates of the adapters are added to the weights beside them."
     text += [f"The head began at random, and has moved by {share(value)} of its first norm." for value in new.values()]
-    return Section("Distance from the pretrained weights", text, pictures=[_draw(found, origin)])
+    return Section(f"Distance from the {origin} weights", text, pictures=[_draw(found, origin)])
 
 
 def share(value: float) -> str:
@@ -61,4 +61,4 @@ def _draw(found: Mapping[str, float], origin: str) -> Picture:
     still = [group for group, value in found.items() if not value]
     alt = f"Relative distance of {len(found)} layer groups from their {origin} weights: the farthest is {far} with "
     alt += f"{share(found[far])}" + (f"; {', '.join(still)} did not move" if still else "") + "."
-    return Picture(figure, alt, "Frozen groups have not moved at all.")
+    return Picture(figure, alt, "What stayed frozen has not moved at all." if still else "")

@@ -3,7 +3,6 @@
 from typing import Any
 
 from matplotlib import rc_context
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 INK = "#8a8f98"  # words and axes
@@ -33,7 +32,3 @@ def panels(width: float, height: float, rows: int = 1, columns: int = 1, **optio
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns, **options)
-
-
-def rgb(color: str) -> tuple[float, float, float]:
-    return to_rgb(color)

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from thaw.report.ink import BLUE, ORANGE, WIDTH, panels, rgb
+from thaw.report.ink import BLUE, ORANGE, WIDTH, panels
 from thaw.report.thumbnails import COLUMNS, SIDE, spectrogram
 
 COARSE, CELLS = 16, 28  # a side, of maps that are drawn: single pixels cannot be read
@@ -57,7 +58,8 @@ def tinted(values: np.ndarray, contrast: float = 0.8) -> np.ndarray:
     """Colours (…, 4): orange what is positive, blue what is negative, transparent what is next to nothing."""
     most = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
     strength = np.clip(np.abs(values) / most, 0, 1)[..., None]
-    return np.concatenate([np.where(values[..., None] > 0, rgb(ORANGE), rgb(BLUE)), 0.85 * strength**contrast], axis=-1)
+    colors = np.where(values[..., None] > 0, to_rgb(ORANGE), to_rgb(BLUE))
+    return np.concatenate([colors, 0.85 * strength**contrast], axis=-1)
 
 
 def _coarse(values: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import matplotlib
+from markupsafe import escape
 from PIL import Image
 
 from thaw.report.ink import INK, STYLE
@@ -44,13 +45,9 @@ def _inline(drawn: str, name: str, alt: str) -> str:
     # The page's own letters; matplotlib has measured wider ones.
     element = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", element)
     width, height = (float(re.search(rf'{side}="([\d.]+)pt"', element)[1]) * 4 / 3 for side in ("width", "height"))
-    opening = f'<svg role="img" aria-label="{_attribute(alt)}" width="{width:.0f}" height="{height:.0f}"'
+    opening = f'<svg role="img" aria-label="{escape(alt)}" width="{width:.0f}" height="{height:.0f}"'
     view = re.search(r'viewBox="[^"]+"', element)[0]
     return re.sub(r"<svg[^>]*>", lambda _: f"{opening} {view}>", element, count=1).strip()
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def png(picture: Picture) -> Any:

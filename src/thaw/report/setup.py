@@ -6,6 +6,7 @@ from typing import Any
 
 from thaw.report.evidence import Evidence
 from thaw.report.section import Section, Table
+from thaw.run.run import resume_command
 
 
 def configuration(evidence: Evidence) -> Section:
@@ -83,7 +84,7 @@ def commands(evidence: Evidence) -> Section:
     def script(name: str, *words: str) -> str:
         return shlex.join(["python", f"scripts/{name}.py", folder, *words])
 
-    resume = shlex.join(["python", "train.py", *overrides, f"run.dir={folder}", "resume=auto"])
+    resume = resume_command(evidence.folder, evidence.record)
     return Section(
         "Commands",
         code=[

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from thaw.model.network import Network, modules_within
 from thaw.report.attribution import undisturbed
 from thaw.report.evidence import Evidence
 from thaw.report.explanation import read
-from thaw.report.ink import BLUE, INK, WIDTH, panels, rgb
+from thaw.report.ink import BLUE, INK, WIDTH, panels
 from thaw.report.section import Picture, Section
 
 MOST, AT_ONCE, FEWEST = 512, 32, 8  # samples
@@ -121,7 +122,8 @@ def draw(found: np.ndarray, groups: Sequence[str]) -> Figure:
     side = min(max(3.2, 0.5 * len(groups)), WIDTH)
     figure, axes = panels(side, side)
     shares = np.clip(np.nan_to_num(found), 0, 1)
-    axes.imshow(np.concatenate([np.broadcast_to(rgb(BLUE), (*found.shape, 3)), 0.9 * shares[..., None] ** 2], axis=2))
+    colors = np.broadcast_to(to_rgb(BLUE), (*found.shape, 3))
+    axes.imshow(np.concatenate([colors, 0.9 * shares[..., None] ** 2], axis=2))
     if len(groups) <= NUMBERED:
         for row, column in np.ndindex(found.shape):
             color = "white" if shares[row, column] > 0.75 else INK

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from thaw.model.network import Network
 from thaw.report.evidence import Evidence
-from thaw.report.ink import INK, ORANGE, WIDTH, panels, rgb
+from thaw.report.ink import INK, ORANGE, WIDTH, panels
 from thaw.report.section import Picture, Section, Table
 
 ROWS = 15  # of the table
@@ -63,7 +64,7 @@ def draw(found: Sequence[Zeros]) -> Figure:
     shares = np.array([row + [np.nan] * (width - len(row)) for row in rows])
     figure, axes = panels(WIDTH, max(1.4, 0.34 * len(groups) + 0.5))
     alpha = np.where(np.isnan(shares), 0, 0.06 + 0.85 * np.nan_to_num(shares))
-    tints = np.concatenate([np.broadcast_to(rgb(ORANGE), (*shares.shape, 3)), alpha[..., None]], axis=2)
+    tints = np.concatenate([np.broadcast_to(to_rgb(ORANGE), (*shares.shape, 3)), alpha[..., None]], axis=2)
     axes.imshow(tints, aspect="auto", interpolation="nearest")
     if width <= NUMBERED:
         for row, column in np.argwhere(~np.isnan(shares)):

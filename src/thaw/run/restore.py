@@ -16,7 +16,7 @@ from thaw.errors import UserError, first_line
 from thaw.model.network import Network
 from thaw.module import FineTuner
 from thaw.run.checkpoint import load_checkpoint
-from thaw.run.run import MODEL_FILES, read_record
+from thaw.run.run import MODEL_FILES, read_record, resume_command
 from thaw.task.task import Task
 
 State = Mapping[str, Tensor]
@@ -82,7 +82,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if record is None:
         raise UserError(f"A run must lie at '{folder}', and there is no run.json. Write a folder such as runs/mine.")
     if record.get("status") != "finished":
-        again = f"python train.py {' '.join(record.get('overrides', []))} run.dir={folder} resume=auto"
+        again = resume_command(folder, record)
         raise UserError(f"The run must be finished; '{folder}' is {record.get('status')}. Go on with: {again}")
     try:
         settings = config.plain(config.read(folder / "config.yaml"))

@@ -14,12 +14,13 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from thaw import config
-from thaw.activations import Activations, FrozenPart
+from thaw.activations import Activations
 from thaw.build import TRAINER, fine_tuner, settle
 from thaw.cache import Cache, default_folder
 from thaw.data.datamodule import Split
 from thaw.errors import NonFiniteError, RunError, UserError
 from thaw.features import frozen_groups
+from thaw.frozen_part import FrozenPart
 from thaw.memory import peak_memory
 from thaw.module import batch_seed
 from thaw.run import record

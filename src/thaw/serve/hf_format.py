@@ -10,12 +10,22 @@ if TYPE_CHECKING:
     from thaw.serve.export import Export, Loaded
 
 
+ELSE = "Write --format safetensors, onnx or torch_export."
+
+
 def write(export: "Export", folder: Path) -> "Loaded":
     """Write what the library reads; see `transformers_export` and `timm_export`.
 
     Raises:
         UserError: the network is no library's, or its body and head do not fit the library's class.
     """
+    try:
+        return _write(export, folder)
+    except UserError as error:
+        raise UserError(f"--format hf: {error} {ELSE}") from None
+
+
+def _write(export: "Export", folder: Path) -> "Loaded":
     task, model = export.run.task, export.run.settings["model"]
     if isinstance(export.network.body, TransformerBody):
         from thaw.model.transformers_export import save_transformers
@@ -26,7 +36,4 @@ def write(export: "Export", folder: Path) -> "Loaded":
 
         architecture = model["name"].partition(".")[0]
         return save_timm(export.network, folder, architecture, task.classes, model.get("options") or {})
-    raise UserError(
-        f"--format hf must be of a network of transformers or timm; {model['_target_']} is neither. "
-        "Write --format safetensors, onnx or torch_export."
-    )
+    raise UserError(f"it must be of a network of transformers or timm; {model['_target_']} is neither.")
