@@ -131,6 +131,17 @@ def test_a_calibrated_network_has_no_calibration_error_and_an_overconfident_one_
     assert calibration.expected_error(np.full(100, 0.95), np.arange(100) < 50) == pytest.approx(0.45, abs=1e-6)
 
 
+def test_an_answer_is_as_sure_as_its_class_and_a_label_as_its_own_probability() -> None:
+    rows = [
+        {"target": "a", "prediction": "a", "probability/a": 0.9, "probability/b": 0.1},
+        {"target": "a", "prediction": "b", "probability/a": 0.3, "probability/b": 0.7},
+    ]
+    confidence, right = calibration.judged(Answers("class", ["a", "b"], rows))
+    assert (confidence.tolist(), right.tolist()) == ([0.9, 0.7], [True, False])
+    confidence, right = calibration.judged(Answers("labels", ["a", "b"], rows))
+    assert (confidence.tolist(), right.tolist()) == ([0.9, 0.1, 0.3, 0.7], [True, False, True, False])
+
+
 def test_what_chance_makes_of_the_calibration_error_falls_with_the_number_of_samples() -> None:
     few, many = (calibration.by_chance(np.full(count, 0.8)) for count in (50, 5000))
     assert 0.08 < few < 0.16

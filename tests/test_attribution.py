@@ -84,6 +84,12 @@ def test_attribution_leaves_everything_as_it_was(name: str) -> None:
     assert all(np.isfinite(values).all() and values.any() for values in found.values)
 
 
+def test_what_a_method_draws_changes_no_draw_that_comes_after() -> None:
+    network = tiny("test_vit")
+    with bit_equal(network), undisturbed(network):
+        torch.rand(3)
+
+
 def test_attribution_goes_through_frozen_layers_adapters_and_inference_mode() -> None:
     network = tiny("bert")
     add_lora(network, {"r": 2})

@@ -40,6 +40,7 @@ def test_hydra_is_known_where_it_comes_in() -> None:
         "config.py",
         "departures.py",
         "diagnosis.py",
+        "launchers.py",
         "plugins.py",
     }
 

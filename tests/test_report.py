@@ -69,6 +69,7 @@ def test_a_page_and_a_card_tell_what_was_done_and_what_came_of_it(run_quick, tmp
         assert "optimizer.lr" in text
         assert "data.root" in text
         assert "data.batch_size" not in text
+    assert re.search(r"\| optimizer\.lr \| 0\.001 \| – \|", card)  # the value, and the default beside it
     for told in (record["data"]["fingerprint"], record["git"]["commit"] or "", record["versions"]["torch"]):
         assert told in page
     for command in ("resume=auto", "scripts/evaluate.py", "scripts/predict.py", "scripts/export.py"):
@@ -321,10 +322,13 @@ def test_columns_of_figures_stand_to_the_right() -> None:
     assert aligned(Table(["a"], [])) == ["text"]
 
 
-def test_pictures_go_to_a_logger_that_takes_them_and_its_failure_is_only_said(capsys) -> None:
+def test_pictures_go_to_a_logger_that_takes_them_and_its_failure_is_only_said(
+    reports, monkeypatch, capsys, tmp_path: Path
+) -> None:
     figure = Figure()
     figure.subplots().plot([0, 1])
-    sections, told = [Section("Training", pictures=[Picture(figure, "a line")])], []
+    drawn, told = Section("Training", pictures=[Picture(figure, "a line")]), []
+    monkeypatch.setattr("thaw.report.sections.BUILDERS", (lambda evidence: drawn,))
 
     class Images:
         takes_images = True
@@ -332,8 +336,12 @@ def test_pictures_go_to_a_logger_that_takes_them_and_its_failure_is_only_said(ca
         def log_image(self, key: str, images: list[Any], caption: list[str]) -> None:
             told.append((key, images[0].size, caption))
 
-    report._log(Images(), sections)
-    report._log(SimpleNamespace(), sections)
+    class Full(Images):
+        def log_image(self, *_: Any, **__: Any) -> None:
+            raise OSError("no space left")
+
+    report.write(SimpleNamespace(folder=tmp_path), SimpleNamespace, [Full(), SimpleNamespace(), Images()])
     ((key, size, caption),) = told
     assert (key, caption) == ("report/Training/1", ["a line"])
     assert min(size) > 100
+    assert "pictures for the logger: left out (OSError: no space left)" in " ".join(capsys.readouterr().out.split())

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from thaw.errors import first_line
-from thaw.model.network import Network, modules_within
+from thaw.model.network import Network
+from thaw.model.partition import modules_within
 from thaw.report.attribution import undisturbed
 from thaw.report.evidence import Evidence
 from thaw.report.explanation import read
