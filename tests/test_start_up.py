@@ -52,9 +52,8 @@ def test_a_run_on_images_imports_what_it_uses(tmp_path: Path) -> None:
     found = {name.partition(".")[0] for name in imported}
     assert not found & {"datasets", "pandas", "pyarrow", "sklearn", "peft", "optuna", "soundfile", "matplotlib"}
     models = {name for name in imported if name.startswith("thaw.model.")}
-    assert models <= {
-        f"thaw.model.{name}" for name in ("network", "cut", "timm", "glyphs", "hub", "gradient_checkpointing", "files")
-    }
+    used = ("network", "partition", "modes", "cut", "timm", "glyphs", "hub", "gradient_checkpointing", "files")
+    assert models <= {f"thaw.model.{name}" for name in used}
     assert not [name for name in imported if name.startswith("transformers.")]
 
 
