@@ -3,6 +3,7 @@
 compose (Hydra) → validate → build → fit → test; returns the monitored value of the best epoch.
 """
 
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -22,6 +23,8 @@ def train(cfg: DictConfig) -> float:
     from thaw.features import FeatureCache
     from thaw.guarded_logger import guarded
     from thaw.logger import closing_wandb, csv_logger
+    from thaw.report import report
+    from thaw.report.evidence import gather
     from thaw.run import record
     from thaw.run.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
     from thaw.run.finite import Finite
@@ -68,6 +71,7 @@ def train(cfg: DictConfig) -> float:
         run.update(seed=cfg.seed, monitor=monitor, mode=mode, data=record.describe(data, quality), settled=settled)
         if run.leads:
             config.write(cfg, run.folder / "config.yaml")
+        record.keep_model(run, data, module.network)
         console.say_start(run, precision, epochs, data.batching)
         console.say_quality(quality)
         console.say_random_weights(module.network, freezing, epochs)
@@ -98,8 +102,12 @@ def train(cfg: DictConfig) -> float:
         split, measured = record.evaluate(trainer, module, data, run, best, cfg.test)
         metrics = best["metrics"] | measured
         run.update(metrics=metrics, split=split)
-        per_class = record.write_predictions(run, data, module, split)
+        rows = record.predictions(data, module, split)
+        per_class = record.write_predictions(run, data, task, split, rows)
         console.say_results(run, per_class, split)
+        run.finish()
+        if cfg.report.depth != "none" and run.leads:
+            report.write(run, partial(gather, cfg, run, module, data, split, rows, best["state_dict"]), trainer.loggers)
         return metrics[monitor]
 
 

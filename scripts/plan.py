@@ -49,7 +49,7 @@ def plan(cfg: DictConfig) -> None:
     for remark in filter(None, [freezing.decision(), *planned.remarks]):
         console.say(f"[yellow]{remark}[/]")
     console.say_random_weights(module.network, freezing, epochs)
-    written = ", ".join(files(task, cfg.logger.get("_target_")))
+    written = ", ".join(files(task, cfg.logger.get("_target_"), cfg.report.depth != "none"))
     console.say(f"The run would write into {escape(str(folder))}: {written}")
     console.say(f"Picture: [bold]{picture}[/]")
 

@@ -14,6 +14,7 @@ os.environ.update(
 )
 
 import json
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,17 @@ class Outcome:
 
 
 @pytest.fixture
+def reports() -> None:
+    """A test that asks for this lets the runs of its process write their reports, which takes seconds."""
+
+
+@pytest.fixture(autouse=True)
+def no_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "reports" not in request.fixturenames:
+        monkeypatch.setattr("thaw.report.report.write", lambda *_: None)
+
+
+@pytest.fixture
 def run_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture) -> Callable[..., Outcome]:
     """`run_task(task, "train.py", "freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
 
@@ -72,6 +84,24 @@ def run_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Capt
 def run_train(run_task: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """`run_train("freezing=none")` does what `python train.py freezing=none` does, in `tmp_path`."""
     return partial(run_task, train.train, "train.py")
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path):
+    """`run_script("soup", …)` does what `python scripts/soup.py …` does, in `tmp_path`: exit code, output, errors."""
+
+    def run(name: str, *arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        said = capfd.readouterr()
+        return code, said.out, said.err
+
+    return run
 
 
 def assert_groups_run_in_forward_order(network: Any, inputs: Any) -> None:

@@ -15,6 +15,7 @@ TRANSFORMERS = (
     "tokenizer",
     "speech_features",
     "image_processor",
+    "transformers_export",
 )
 SOURCES = sorted((ROOT / "src" / "thaw").rglob("*.py"))
 
@@ -37,13 +38,15 @@ def uses(path: Path, package: str) -> bool:
 def test_hydra_is_known_where_it_comes_in() -> None:
     assert {p.name for p in SOURCES if uses(p, "hydra") or uses(p, "omegaconf")} == {
         "config.py",
+        "departures.py",
         "diagnosis.py",
+        "launchers.py",
         "plugins.py",
     }
 
 
 def test_timm_is_imported_where_its_models_and_its_optimizers_are_made() -> None:
-    assert {p.name for p in SOURCES if uses(p, "timm")} == {"timm.py", "glyphs.py", "optimizer.py"}
+    assert {p.name for p in SOURCES if uses(p, "timm")} == {"timm.py", "timm_export.py", "glyphs.py", "optimizer.py"}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,11 @@ def test_timm_is_imported_where_its_models_and_its_optimizers_are_made() -> None
             {f"search/{name}.py" for name in ("space", "study", "algorithms", "sweep", "run", "report", "ray_tune")},
         ),
         ("ray", {"search/ray_tune.py"}),
-        ("torchmetrics", {"task/task.py", "task/metrics.py", "task/present.py", "task/classification.py"}),
+        (
+            "torchmetrics",
+            {f"task/{name}.py" for name in ("task", "metrics", "present", "classification")}
+            | {f"report/{name}.py" for name in ("answers", "calibration")},
+        ),
     ],
 )
 def test_each_library_is_imported_where_its_work_is_done(package: str, files: set[str]) -> None:

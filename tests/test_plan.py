@@ -197,7 +197,7 @@ def below(folder: Path) -> set[str]:
 
 
 def test_a_plan_tells_phases_groups_rates_costs_and_files_and_leaves_a_picture_alone(
-    run_plan, run_train, tmp_path: Path
+    run_plan, run_train, reports, tmp_path: Path
 ) -> None:
     outcome = run_plan(*QUICK, "freezing.every=1")
     assert outcome.code == 0, outcome.errors

@@ -181,6 +181,6 @@ def test_a_job_composed_from_another_is_what_hydra_composes(sweep, tmp_path: Pat
         asked = plain(composed(*overrides, "search=probe", f"search.dir={written['search']['dir']}"))
         for settings in (written, asked):
             settings["run"].pop("dir")
-            for name in ("resume", "search", "test"):  # the chosen one has read the test split
+            for name in ("resume", "search", "test", "report"):  # the chosen one has read the test split, and has one
                 settings.pop(name)
         assert written == asked

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Outcome
+from conftest import Outcome
 
 from thaw.errors import UserError
 from thaw.interpolation import interpolate, wise_ft
@@ -26,25 +25,6 @@ def finished(run_train):
         outcome: Outcome = run_train(*QUICK, *overrides)
         assert outcome.code == 0, outcome.errors
         return outcome.folders[-1]
-
-    return run
-
-
-@pytest.fixture
-def run_script(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path):
-    """`run_script("soup", …)` does what `python scripts/soup.py …` does, in `tmp_path`: exit code, output, errors."""
-    import runpy
-
-    def run(name: str, *arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        said = capfd.readouterr()
-        return code, said.out, said.err
 
     return run
 

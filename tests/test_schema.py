@@ -89,7 +89,7 @@ def test_every_argument_of_the_data_reaches_through_three_classes():
     own = {"root", "path_column", "label_column"}
     of_images = {"image_size", "augment", "flip", "min_crop", "views", "mixup", "cutmix"}
     of_data = {"seed", "target", "batch_size", "num_workers", "train_size", "shots", "val_size", "test_size"}
-    of_data |= {"sampler", "on_bad_sample", "worker_timeout"}
+    of_data |= {"sampler", "on_bad_sample", "worker_timeout", "classes"}
     assert signature(ImageFolder).keys() == own | of_images | of_data
     assert signature(Digits).keys() == of_images | of_data
 

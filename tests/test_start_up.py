@@ -41,14 +41,19 @@ def run(code: str, folder: Path, *arguments: str) -> str:
 
 
 def test_a_run_on_images_imports_what_it_uses(tmp_path: Path) -> None:
-    quick = ("data.train_size=20", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "trainer=cpu")
+    quick = (
+        "data.train_size=20",
+        "trainer.max_epochs=1",
+        "+trainer.limit_train_batches=1",
+        "trainer=cpu",
+        "report=none",
+    )
     imported = json.loads(run(RUN.format(root=ROOT), tmp_path, *quick))
     found = {name.partition(".")[0] for name in imported}
     assert not found & {"datasets", "pandas", "pyarrow", "sklearn", "peft", "optuna", "soundfile", "matplotlib"}
     models = {name for name in imported if name.startswith("thaw.model.")}
-    assert models <= {
-        f"thaw.model.{name}" for name in ("network", "cut", "timm", "glyphs", "hub", "gradient_checkpointing")
-    }
+    used = ("network", "partition", "modes", "cut", "timm", "glyphs", "hub", "gradient_checkpointing", "files")
+    assert models <= {f"thaw.model.{name}" for name in used}
     assert not [name for name in imported if name.startswith("transformers.")]
 
 

@@ -70,6 +70,23 @@ def build_each(nodes: Mapping[str, DictConfig], **given: Any) -> list[Any]:
     return [build(node, **{k: v for k, v in fitting(node, given).items() if node.get(k) is None}) for node in chosen]
 
 
+def network(settings: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> Any:
+    """A network from settings that were exported, checked as those of a run; its weights are random.
+
+    Args:
+        folder: where the files of a transformer lie.
+        given: what its builder must know of data and task.
+
+    Raises:
+        UserError: settings that do not hold.
+    """
+    own = dict(settings) | ({"name": str(folder)} if settings.get("name") == "." else {})
+    node = OmegaConf.create(own)
+    if problems := schema.problems({"model": own}, {}, {"model"}, find_target):
+        raise UserError(*problems)
+    return build(node, **fitting(node, given))
+
+
 def monitor_direction(monitor: str, task: Any) -> Literal["min", "max"]:
     """Which way the monitored metric gets better.
 
@@ -93,6 +110,13 @@ def write(cfg: DictConfig, path: Path) -> None:
 def read(path: Path) -> DictConfig:
     """The configuration that a run has written; it is not checked yet."""
     return OmegaConf.load(path)
+
+
+def fill(node: DictConfig, given: Mapping[str, Any]) -> None:
+    """Set those of the given arguments that the node's target has and that are still open."""
+    for name, value in fitting(node, given).items():
+        if node.get(name) is None:
+            OmegaConf.update(node, name, value, force_add=True)
 
 
 def changes(cfg: DictConfig, path: Path) -> list[str]:

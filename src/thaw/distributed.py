@@ -16,7 +16,8 @@ from torch.distributed.fsdp import fully_shard
 
 from thaw.errors import UserError
 from thaw.launcher import Launcher
-from thaw.model.network import Network, modules_within
+from thaw.model.network import Network
+from thaw.model.partition import modules_within
 from thaw.run.checkpoint import load_checkpoint
 from thaw.run.run import Run
 

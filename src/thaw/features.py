@@ -8,13 +8,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from thaw.activations import FrozenPart
 from thaw.cache import Cache
 from thaw.console import say
 from thaw.data.datamodule import DataModule
 from thaw.data.loaders import Split
 from thaw.distributed import FSDP
 from thaw.freezing.freezing import Freezing
+from thaw.frozen_part import FrozenPart
 from thaw.model.cut import NoCutError
 from thaw.model.network import Network
 from thaw.run.disk import megabytes

@@ -61,6 +61,13 @@ class GuardedLogger(Logger):
     def log_graph(self, model: Any, input_array: Any = None) -> None:
         self._attempt(self.logger.log_graph, model, input_array)
 
+    @property
+    def takes_images(self) -> bool:
+        return getattr(self.logger, "takes_images", False)
+
+    def log_image(self, key: str, images: list[Any], **options: Any) -> None:
+        self._attempt(self.logger.log_image, key, images, **options)
+
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         self._attempt(self.logger.after_save_checkpoint, checkpoint_callback)
 

@@ -77,6 +77,13 @@ class LateWandb(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.logger.log_metrics(metrics, step)
 
+    @property
+    def takes_images(self) -> bool:
+        return self._started is not None and not self._started.experiment.disabled
+
+    def log_image(self, key: str, images: list[Any], **options: Any) -> None:
+        self.logger.log_image(key, images, **options)
+
     def log_hyperparams(self, *given: Any) -> None:
         if self._started is None:
             self._hyperparams.append(given)

@@ -125,11 +125,16 @@ def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return found
 
 
+def leaves(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Full key → value, of everything that is no mapping."""
+    return {key: value for key, value in flat(settings).items() if not isinstance(value, dict)}
+
+
 def changes(
     before: Mapping[str, Any], now: Mapping[str, Any], may_change: tuple[str, ...] = MAY_CHANGE, shown: int = 4
 ) -> list[str]:
     """Leaves that differ, in words, but for those whose key starts with one of `may_change`."""
-    old, new = ({k: v for k, v in flat(part).items() if not isinstance(v, dict)} for part in (before, now))
+    old, new = leaves(before), leaves(now)
     differ = [k for k in sorted(old | new) if not k.startswith(may_change) and old.get(k) != new.get(k)]
     return [f"{key} was {old.get(key)}, is now {new.get(key)}" for key in differ][:shown]
 

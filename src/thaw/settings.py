@@ -18,6 +18,7 @@ TOP_LEVEL: Mapping[str, Any] = {
     "checkpoint.every_n_steps": Annotated[int, Field(ge=1)] | None,
     "checkpoint.every_minutes": Annotated[float, Field(gt=0)] | None,
     "trainer.max_epochs": Annotated[int, Field(ge=1)] | None,
+    "report.depth": Literal["none", "standard", "full"],
     "cache.dir": str | None,
     "cache.max_gb": Annotated[float, Field(ge=0)],
     **SETTINGS,

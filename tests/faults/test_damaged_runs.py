@@ -241,10 +241,10 @@ def test_another_model_family_is_refused_before_training(run_train, stopped) -> 
 
 @pytest.mark.fault("B13")
 def test_other_code_is_told(run_train, stopped, monkeypatch) -> None:
-    monkeypatch.setattr("thaw.run.run._git", lambda: {"commit": "a" * 40, "dirty": True, "changes": "1"})
+    monkeypatch.setattr("thaw.run.run.git", lambda: {"commit": "a" * 40, "dirty": True, "changes": "1"})
     stopped(1)
-    monkeypatch.setattr("thaw.run.run._git", lambda: {"commit": "b" * 40, "dirty": True, "changes": "2"})
-    monkeypatch.setattr("thaw.run.run.version", lambda package: "9.9" if package == "torch" else "0")
+    monkeypatch.setattr("thaw.run.run.git", lambda: {"commit": "b" * 40, "dirty": True, "changes": "2"})
+    monkeypatch.setattr("thaw.run.provenance.version", lambda package: "9.9" if package == "torch" else "0")
     said = " ".join(run_train(*QUICK, "run.dir=runs/mine", "resume=must").printed.split())
     assert f"torch was {version('torch')}, is now 9.9" in said
     assert "Thaw was aaaaaaa, is now bbbbbbb; Thaw has other changes that are in no commit." in said

@@ -80,7 +80,7 @@ def test_nothing_below_a_setting_is_built(run_train, tmp_path: Path, override: s
         "data._target_=thaw.run.run.subprocess",
         "task._target_=thaw.model.timm.load_file",
         "task._target_=thaw.run.run.Run",
-        "task._target_=thaw.run.run.PACKAGES",
+        "task._target_=thaw.run.provenance.PACKAGES",
         "model={_target_:thaw.run.lock.unlock,folder:.}",
         "model={_target_:thaw.defaults.default_epochs,steps:3}",
         "freezing={_target_:thaw.defaults.default_epochs,steps:3}",

@@ -42,6 +42,8 @@ class DataModule(Loaders, ABC):
         val_size, test_size: share carved from train where the data has no such split.
         sampler: `shuffle`, or `balanced`, which draws every class equally often, with replacement.
         on_bad_sample: `raise` names every sample that cannot be used; `skip` leaves them out, at most 1 % of a split.
+        classes: names in index order, of a finished run that is to be measured on these samples. Then all of them are
+            the test split, or those of it where the data has one. None takes the classes of train.
 
     Raises:
         UserError: samples that cannot be used, labels that do not fit the task, or a split that cannot be stratified.
@@ -63,24 +65,32 @@ class DataModule(Loaders, ABC):
         sampler: Literal["shuffle", "balanced"] = "shuffle",
         on_bad_sample: Literal["raise", "skip"] = "raise",
         worker_timeout: Annotated[int, Field(ge=0)] = 600,
+        classes: list[str] | None = None,
     ) -> None:
         super().__init__(seed, sampler, num_workers, worker_timeout)
         self.skips = on_bad_sample == "skip"
         raw = self.read()
         if "train" not in raw:
             raise UserError(f"data must have a train split; found {', '.join(raw) or 'none'}.")
+        if classes is not None:
+            kept = "test" if "test" in raw else "train"
+            raw = {kept: raw[kept]}
         problems = {
             split: unlabelled(samples, KINDS[target].fault) | dict(self.problems(samples))
             for split, samples in raw.items()
         }
         splits, self.skipped = sound(raw, problems, skip=self.skips)
-        self.targets = KINDS[target](splits["train"].targets)
+        kind = KINDS[target]
+        self.targets = kind(splits["train"].targets) if classes is None else kind.of(classes)
         splits = {
             split: replace(samples, targets=self.targets.encode(samples.targets, split))
             for split, samples in splits.items()
         }
         self.whole = splits  # before anything is carved
-        self.splits = carve(splits, self.targets, seed, train_size, shots, val_size, test_size)
+        if classes is None:
+            self.splits = carve(splits, self.targets, seed, train_size, shots, val_size, test_size)
+        else:
+            self.splits = dict.fromkeys(("train", "test"), splits[kept])
         self.sources = dict(self.splits)  # what was read, also where the samples are cut anew from it
         if empty := [split for split, samples in self.splits.items() if not len(samples)]:
             raise UserError(f"data: every split must hold at least one sample; {' and '.join(empty)} has none.")
@@ -159,6 +169,11 @@ class DataModule(Loaders, ABC):
     @property
     def network_arguments(self) -> dict[str, Any]:
         """What the network must know of the data."""
+        return {}
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What is known of the inputs once they are preprocessed, for `inputs.py` to prepare others as these."""
         return {}
 
     @property

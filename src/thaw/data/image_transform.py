@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from thaw.errors import UserError
+
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -51,13 +53,20 @@ def image_transforms(
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
-    mode: InterpolationMode,
+    interpolation: str,
     crop_pct: float,
-    augment: Literal["none", "default", "strong"],
-    flip: bool,
-    min_crop: float,
+    augment: Literal["none", "default", "strong"] = "none",
+    flip: bool = False,
+    min_crop: float = 1.0,
 ) -> dict[str, ImageTransform]:
-    """Those of `train` and of `eval`; see ImageData."""
+    """Those of `train` and of `eval`; see ImageData.
+
+    Raises:
+        UserError: image files have no such number of channels.
+    """
+    mode = InterpolationMode.BICUBIC if interpolation == "random" else InterpolationMode(interpolation)
+    if channels not in (1, 3):
+        raise UserError(f"model.in_channels must be 1 or 3 for image files; got {channels}.")
     colour: list[Any] = [v2.Grayscale(1) if channels == 1 else v2.RGB()]
     resize = [*colour, v2.Resize(round(size / crop_pct), interpolation=mode), v2.CenterCrop(size)]
     vary = [v2.RandomResizedCrop(size, scale=(min_crop, 1.0), interpolation=mode)]

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image, ImageOps
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
 from thaw.data.datamodule import DataModule
 from thaw.data.decoded import Decoded, decode, in_threads, key_of, pixel_counts
@@ -73,23 +73,13 @@ class ImageData(DataModule):
     def network_arguments(self) -> dict[str, Any]:
         return {"image_size": self.image_size}
 
-    def for_image(
-        self, *, channels: int, size: int, mean: list[float], std: list[float], interpolation: str, crop_pct: float
-    ) -> None:
-        mode = InterpolationMode.BICUBIC if interpolation == "random" else InterpolationMode(interpolation)
-        if channels not in (1, 3):
-            raise UserError(f"model.in_channels must be 1 or 3 for image files; got {channels}.")
-        self.transforms = image_transforms(
-            channels=channels,
-            size=size,
-            mean=mean,
-            std=std,
-            mode=mode,
-            crop_pct=crop_pct,
-            augment=self.augment,
-            flip=self.flip,
-            min_crop=self.min_crop,
-        )
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {"medium": "image", "column": getattr(self, "path_column", "path"), "image_size": self.image_size}
+
+    def for_image(self, **preprocessing: Any) -> None:
+        own = {"augment": self.augment, "flip": self.flip, "min_crop": self.min_crop}
+        self.transforms = image_transforms(**preprocessing, **own)
 
     def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
         samples, transform = super().served(split)
@@ -223,7 +213,8 @@ def open_image(path: str, draft: bool = False) -> Image.Image:
                 upright = upright.convert("RGBA")
             return upright if upright.mode == "L" else upright.convert("RGB")
     except Exception as error:  # Pillow's parsers raise OSError, SyntaxError, ValueError and more
-        raise UserError(f"data: every image must be readable; '{path}' is not ({error}). Mend or remove it.") from None
+        reason = str(error).partition(" <_io.")[0]  # which would be another one every time
+        raise UserError(f"data: every image must be readable; '{path}' is not ({reason}). Mend or remove it.") from None
 
 
 def unreadable(paths: Sequence[str]) -> dict[int, str]:

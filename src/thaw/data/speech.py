@@ -1,7 +1,6 @@
 """Speech and other sound: files in folders or tables, as waveforms or as log-mel images."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,19 +8,17 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from thaw.data.datamodule import DataModule
 from thaw.data.files import CHECKED_FILES, Root, contents, labelled_files
 from thaw.data.quality import hash_of
 from thaw.data.samples import Samples
-from thaw.data.sound_files import SHORTEST, duration, fault, load, resampled
+from thaw.data.sound_files import SHORTEST, duration, fault, load
+from thaw.data.sound_transform import MEL_RATE, MelImage, Waveform, padded_waves
 from thaw.errors import UserError
 from thaw.mel import LogMel, spec_augment
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-MEL_RATE = 16_000  # samples a second of what becomes an image
 
 
 class Speech(DataModule):
@@ -99,6 +96,11 @@ class Speech(DataModule):
     def network_arguments(self) -> dict[str, Any]:
         return {"image_size": self.image_size}
 
+    @property
+    def inputs(self) -> dict[str, Any]:
+        names = ("image_size", "max_seconds", "window", "n_mels")
+        return {"medium": "sound", "column": self.path_column} | {name: getattr(self, name) for name in names}
+
     def lengths(self, split: str) -> np.ndarray:
         return np.minimum(self.seconds[split], self.max_seconds)
 
@@ -106,48 +108,20 @@ class Speech(DataModule):
         self.by_length = True
         self._fix_variants(masks=False)
         self._count_truncated(min(self.max_seconds, getattr(extract, "seconds", None) or self.max_seconds))
-        self.transforms = {
-            split: partial(self._waveform, sampling_rate, extract or _as_it_is, split == "train")
-            for split in ("train", "eval")
-        }
+        own = sampling_rate, extract, self.max_seconds
+        self.transforms = {"train": Waveform(*own, vary=self._varied), "eval": Waveform(*own)}
 
     def _fix_variants(self, masks: bool) -> None:
         self.variants = None if masks or self.time_shift or self.noise is not None else 1
 
-    def _waveform(self, rate: int, extract: Callable, train: bool, sound: tuple[np.ndarray, int]) -> tuple[Tensor, int]:
-        wave = resampled(*sound, rate)[: round(self.max_seconds * rate)]
-        return extract(self._varied(wave, rate) if train else wave)
-
-    def for_image(
-        self, channels: int, size: int, mean: list[float], std: list[float], interpolation: str, crop_pct: float
-    ) -> None:
+    def for_image(self, size: int, mean: list[float], std: list[float], **_: Any) -> None:
         self._fix_variants(masks=self.spec_augment)
-        window = self.window or float(np.quantile(self.seconds["train"], 0.95))
-        self._count_truncated(min(window, self.max_seconds))
-        spectrogram = LogMel(MEL_RATE, self.n_mels)
-        level = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
-        self.transforms = {
-            split: partial(self._image, spectrogram, min(window, self.max_seconds), size, level, split == "train")
-            for split in ("train", "eval")
-        }
-
-    def _image(
-        self, spectrogram: LogMel, window: float, size: int, level: Any, train: bool, sound: tuple[np.ndarray, int]
-    ) -> Tensor:
-        wave = resampled(*sound, MEL_RATE)
-        if train:
-            wave = self._varied(wave, MEL_RATE)
-        count = round(window * MEL_RATE)
-        wave = np.pad(wave[:count], (0, max(0, count - len(wave))))
-        bands = spectrogram(torch.from_numpy(wave))
-        bands = (bands - bands.mean()) / (bands.std() + 1e-5)
-        if train and self.spec_augment:
-            bands = spec_augment(bands)
-        # Low frequencies at the bottom, as people draw it; two standard deviations either way fill the grey scale.
-        grey = (bands.flip(0) / 4 + 0.5).clamp(0, 1)[None, None]
-        image = F.interpolate(grey, (size, size), mode="bilinear", antialias=True)[0]
-        mean, std = level
-        return (image.expand(len(mean), -1, -1) - mean) / std
+        self.window = self.window or float(np.quantile(self.seconds["train"], 0.95))
+        shown = min(self.window, self.max_seconds)
+        self._count_truncated(shown)
+        own = LogMel(MEL_RATE, self.n_mels), shown, size, mean, std
+        mask = spec_augment if self.spec_augment else None
+        self.transforms = {"train": MelImage(*own, vary=self._varied, mask=mask), "eval": MelImage(*own)}
 
     def _varied(self, wave: np.ndarray, rate: int) -> np.ndarray:
         """A training sample moved in time and under noise, drawn from torch's generator."""
@@ -165,9 +139,4 @@ class Speech(DataModule):
     def collate(self, inputs: Sequence[Any]) -> Any:
         if not self.by_length:
             return super().collate(inputs)
-        values = pad_sequence([value for value, _ in inputs], batch_first=True)
-        return {"input_values": values, "lengths": torch.tensor([length for _, length in inputs])}
-
-
-def _as_it_is(wave: np.ndarray) -> tuple[Tensor, int]:
-    return torch.from_numpy(wave), len(wave)
+        return padded_waves(inputs)

@@ -19,6 +19,7 @@ from thaw.errors import UserError, did_you_mean, first_line
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
+BETWEEN_PARTS = " | "  # the two texts of a pair, for people
 # Up to here reading and tokenising take a second or two, and a bar would only flicker.
 QUIET_ROWS = 20_000
 
@@ -106,15 +107,26 @@ def first_rows(stream: IterableDataset, count: int | None = None) -> Dataset:
     return Dataset.from_dict(columns, features=stream.features) if columns else Dataset.from_list(rows)
 
 
-def columns(table: Dataset, wanted: str | Sequence[str], option: str) -> list[str]:
+def rows(stream: IterableDataset, path: Path) -> Iterator[dict[str, Any]]:
+    """One row after the other.
+
+    Raises:
+        UserError: the table is damaged from some row on.
+    """
+    with readable(path):
+        yield from stream
+
+
+def columns(table: Dataset | IterableDataset, wanted: str | Sequence[str], option: str) -> list[str]:
     """The wanted columns as a list.
 
     Raises:
         UserError: the table lacks one.
     """
     names = [wanted] if isinstance(wanted, str) else list(wanted)
-    if missing := [name for name in names if name not in table.column_names]:
-        advice = did_you_mean(missing[0], table.column_names)
+    known = table.column_names or list(next(iter(table), {}))  # of some streams they are not told
+    if missing := [name for name in names if name not in known]:
+        advice = did_you_mean(missing[0], known)
         raise UserError(f"{option} must be a column of the table; got '{missing[0]}'. {advice}")
     return names
 

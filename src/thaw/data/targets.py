@@ -25,9 +25,17 @@ class Targets(ABC):
 
     classes: list[str]
     kind: ClassVar[str]
+    source = "train"  # what the classes are known from
 
     @abstractmethod
     def __init__(self, train: Sequence[Any]) -> None: ...
+
+    @classmethod
+    def of(cls, classes: Sequence[str]) -> "Targets":
+        """Those of a run whose classes are known, whatever the samples hold."""
+        known = cls.__new__(cls)
+        known.classes, known.source = list(classes), "the run"
+        return known
 
     @staticmethod
     def fault(raw: Any) -> str:
@@ -69,7 +77,7 @@ class ClassTargets(Targets):
             )
 
     def encode(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        return _indices([class_name(label) for label in raw], self.classes, split, "classes")
+        return _indices([class_name(label) for label in raw], self, split, "classes")
 
     def strata(self, targets: Sequence[Any]) -> np.ndarray:
         return np.asarray(targets)
@@ -96,7 +104,7 @@ class LabelSetTargets(Targets):
 
     def encode(self, raw: Sequence[Any], split: str) -> np.ndarray:
         rows = [label_set(row) for row in raw]
-        flat = _indices([name for row in rows for name in row], self.classes, split, "labels")
+        flat = _indices([name for row in rows for name in row], self, split, "labels")
         targets = np.zeros((len(rows), len(self.classes)), dtype=np.float32)
         targets[np.repeat(np.arange(len(rows)), [len(row) for row in rows]), flat] = 1
         return targets
@@ -151,7 +159,7 @@ class TagTargets(Targets):
         self.classes = sorted({tag for row in train for tag in words(row)})
 
     def encode(self, raw: Sequence[Any], split: str) -> list[np.ndarray]:
-        return [_indices(words(row), self.classes, split, "tags") for row in raw]
+        return [_indices(words(row), self, split, "tags") for row in raw]
 
     def counts(self, targets: Sequence[Any]) -> list[int]:
         held = Counter(int(tag) for row in targets for tag in row)
@@ -170,7 +178,7 @@ class TranscriptTargets(Targets):
         self.classes = sorted({letter for text in train for letter in transcript(text)})
 
     def encode(self, raw: Sequence[Any], split: str) -> list[np.ndarray]:
-        return [_indices(list(transcript(text)), self.classes, split, "letters") for text in raw]
+        return [_indices(list(transcript(text)), self, split, "letters") for text in raw]
 
     def collate(self, targets: Sequence[Any]) -> Tensor:
         return _padded(targets)
@@ -198,16 +206,17 @@ KINDS: dict[str, type[Targets]] = {
 }
 
 
-def _indices(names: Sequence[str], classes: Sequence[str], split: str, what: str) -> np.ndarray:
-    index = {name: number for number, name in enumerate(classes)}
+def _indices(names: Sequence[str], known: Targets, split: str, what: str) -> np.ndarray:
+    index = {name: number for number, name in enumerate(known.classes)}
     if unknown := sorted({name for name in names if name not in index}):
+        if known.source == "train":
+            letters = "Write these transcripts in letters of train, or move one that has them to train."
+            advice = letters if what == "letters" else "Mend the names, or move samples of them to train."
+        else:
+            advice = "Mend the names, or leave those samples out."
         raise UserError(
-            f"data.root: {split} has {what} that train lacks: {unknown[:5]}. Train has {_few(classes)}.\n"
-            + (
-                "Write these transcripts in letters of train, or move one that has them to train."
-                if what == "letters"
-                else "Mend the names, or move samples of them to train."
-            )
+            f"data.root: {split} has {what} that {known.source} lacks: {unknown[:5]}. "
+            f"{known.source.capitalize()} has {_few(known.classes)}.\n{advice}"
         )
     return np.array([index[name] for name in names], dtype=np.int64)
 

@@ -16,14 +16,13 @@ from thaw.data.quality import text_key
 from thaw.data.raw_labels import words
 from thaw.data.samples import Samples
 from thaw.data.stream import Stream, begin, encoded, epoch_size
-from thaw.data.table import Rows, columns, is_table, labels, read_hub, read_table
+from thaw.data.table import BETWEEN_PARTS, Rows, columns, is_table, labels, read_hub, read_table
 from thaw.data.targets import IGNORED
 from thaw.data.token_dropout import TokenDropout
 from thaw.data.tokens import TextEncoder, blank, blocks, padded, tokenised
 from thaw.errors import UserError
 
 MOST_TOKENS = 512  # a sample, where the network itself would take more
-BETWEEN = " | "  # the two texts of a pair, for people
 
 
 class Text(DataModule):
@@ -104,6 +103,10 @@ class Text(DataModule):
         return encoded(self._rows, start, self.encode, self.label_column, self.targets)
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        return {"medium": "text", "columns": self._columns, "max_length": self.encode.max_length}
+
+    @property
     def sizes(self) -> dict[str, int]:
         return super().sizes | ({"train": self.epoch_size} if self.epoch_size else {})
 
@@ -160,7 +163,9 @@ class Text(DataModule):
 
     def _readable(self, parts: Sequence[Any]) -> str:
         tagged = self.target == "tags"
-        return BETWEEN.join("" if part is None else " ".join(words(part)) if tagged else str(part) for part in parts)
+        return BETWEEN_PARTS.join(
+            "" if part is None else " ".join(words(part)) if tagged else str(part) for part in parts
+        )
 
     def _open(self, item: tuple[str, int]) -> Mapping[str, Any]:
         source, row = item

@@ -9,7 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from thaw.errors import FreezeContractError
-from thaw.model.network import BatchNormPolicy, Network, active_dropout, modules_within
+from thaw.model.modes import active_dropout
+from thaw.model.network import BatchNormPolicy, Network
+from thaw.model.partition import modules_within
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thaw.model.network import Network, Steps, active_dropout
+from thaw.model.modes import active_dropout
+from thaw.model.network import Network, Steps
 
 Inputs = Tensor | Mapping[str, Tensor]
 

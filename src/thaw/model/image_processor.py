@@ -1,5 +1,6 @@
 """What an image transformer reads: the size, level and interpolation of its checkpoint's image processor."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -40,4 +41,21 @@ def image_preprocessing(name: str | None, config: Any) -> dict[str, Any]:
         "std": list(getattr(processor, "image_std", None) or [0.5] * channels) if normalize else [1.0] * channels,
         "interpolation": INTERPOLATIONS.get(3 if resample is None else int(resample), "bicubic"),
         "crop_pct": 1.0,
+    }
+
+
+def processor_config(made: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse: what the library reads such a processor from."""
+    resample = {name: number for number, name in INTERPOLATIONS.items()}
+    size = {"height": made["size"], "width": made["size"]}
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": size,
+        "resample": resample[made["interpolation"]],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": made["mean"],
+        "image_std": made["std"],
     }

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from thaw.model.modes import set_mode
+from thaw.model.partition import assert_partition, group_around
+
 if TYPE_CHECKING:
     from thaw.model.cut import Cut
 
@@ -104,7 +107,7 @@ class Network(nn.Module):
         self.channels_last = False
         self.cut: Cut | None = None  # where the activations of a Cached batch come in
         self._trains: set[str] = set(self._names)
-        _assert_partition(self._names, names)
+        assert_partition(self._names, names)
         self.train()  # what a library hands over in eval mode would stay there
 
     @property
@@ -165,7 +168,7 @@ class Network(nn.Module):
                 group, old = before[id(parameter)]
                 renamed[old] = name
             else:
-                group = _group_around(self, name, before)
+                group = group_around(self, name, before)
                 added.append(name)
             names[group].append(name)
         self.fixed, self.no_decay = (
@@ -216,7 +219,7 @@ class Network(nn.Module):
             for name, parameter in groups[group].items()
             if name not in self.fixed
         }
-        _set_mode(self, mode, trained)
+        set_mode(self, mode, trained)
         for module in self.modules():
             if isinstance(module, _BatchNorm) and self.batch_norm != "frozen":
                 module.training = mode
@@ -226,61 +229,3 @@ class Network(nn.Module):
     def groups_with_batch_norm(self) -> list[str]:
         norms = {id(p) for module in self.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
         return [group for group, ps in self.groups.items() if not norms.isdisjoint(map(id, ps.values()))]
-
-
-def active_dropout(module: nn.Module) -> float:
-    """The rate of a dropout or stochastic depth that draws now; 0 of any other module."""
-    # timm's DropPath has its own name for the rate.
-    rate = getattr(module, "p", None) if isinstance(module, nn.modules.dropout._DropoutNd) else None
-    return float(rate or getattr(module, "drop_prob", None) or 0.0) if module.training else 0.0
-
-
-def modules_within(module: nn.Module, ids: Collection[int]) -> list[nn.Module]:
-    """The outermost modules whose parameters, told by their ids, are all among these."""
-    found: list[nn.Module] = []
-    for child in module.children():
-        own = {id(parameter) for parameter in child.parameters()}
-        found += [child] if own and own <= set(ids) else modules_within(child, ids)
-    return found
-
-
-def _set_mode(module: nn.Module, mode: bool, trained: set[int]) -> None:
-    holds: dict[nn.Module, bool | None] = {}  # whether a module holds what trains; None where it holds no parameter
-
-    def look(module: nn.Module) -> bool | None:
-        own = [id(parameter) in trained for parameter in module.parameters(recurse=False)]
-        found = [held for held in (*own, *map(look, module.children())) if held is not None]
-        holds[module] = any(found) if found else None
-        return holds[module]
-
-    def put(module: nn.Module, mode: bool) -> None:
-        # A module without parameters (dropout, activation) follows the module that holds it.
-        module.training = mode and holds[module] is not False
-        for child in module.children():
-            put(child, module.training)
-
-    look(module)
-    put(module, mode)
-
-
-def _group_around(network: nn.Module, name: str, groups: Mapping[int, tuple[str, str]]) -> str:
-    while name:
-        name = name.rpartition(".")[0]
-        for parameter in network.get_submodule(name).parameters():
-            if id(parameter) in groups:
-                return groups[id(parameter)][0]
-    raise ValueError("A network without parameters has no layer groups.")
-
-
-def _assert_partition(groups: Mapping[str, Iterable[str]], parameters: Iterable[str]) -> None:
-    seen: dict[str, str] = {}
-    for group, names in groups.items():
-        for name in names:
-            if name in seen:
-                raise ValueError(f"Parameter '{name}' stands in two layer groups, '{seen[name]}' and '{group}'.")
-            seen[name] = group
-    expected = set(parameters)
-    if missing := sorted(expected - seen.keys()):
-        raise ValueError(f"Parameter '{missing[0]}' stands in no layer group ({len(missing)} such).")
-    if extra := sorted(seen.keys() - expected):
-        raise ValueError(f"Group '{seen[extra[0]]}' names '{extra[0]}', which the network does not have.")

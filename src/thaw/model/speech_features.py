@@ -1,5 +1,6 @@
 """What a speech transformer reads: the wave as its checkpoint's feature extractor prepares it."""
 
+import json
 import warnings
 from functools import partial
 from typing import Any
@@ -43,6 +44,11 @@ class SpeechFeatures:
         if hasattr(self.extractor, "nb_max_frames"):
             return self.extractor.nb_max_frames * self.extractor.hop_length / self.extractor.sampling_rate
         return self.extractor.max_length / 100 if hasattr(self.extractor, "max_length") else None  # frames of 10 ms
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides what comes of a wave, as plain containers."""
+        return json.loads(self.extractor.to_json_string()) | {"key": self.key, "shortest": self.shortest}
 
     def __call__(self, wave: np.ndarray) -> tuple[Tensor, int]:
         wave = np.pad(np.asarray(wave, dtype=np.float32), (0, max(0, self.shortest - len(wave))))

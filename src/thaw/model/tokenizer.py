@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -71,6 +72,13 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, without the special ones."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def save(self, folder: Path) -> None:
+        """Write the files that the library reads it from, the same before and after it has cut texts."""
+        if backend := getattr(self._tokenizer, "backend_tokenizer", None):
+            backend.no_truncation()
+            backend.no_padding()
+        self._tokenizer.save_pretrained(folder)
 
     def _encode(
         self, texts: list[Any], pairs: list[str] | None, max_length: int | None, **how: bool

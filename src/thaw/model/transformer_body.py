@@ -1,12 +1,15 @@
 """A transformer as a headless body: inputs in, one vector for each sample or for each step out."""
 
 import inspect
+import json
 from collections.abc import Mapping
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from thaw.model.image_processor import processor_config
 from thaw.model.network import Steps
 
 Pool = Literal["mean", "first", "last"]
@@ -61,6 +64,18 @@ class TransformerBody(nn.Module):
         lengths = values.new_full((len(values),), steps) if lengths is None else lengths
         lengths = lengths.long().clamp(1, steps)
         return Steps(values, lengths) if self.per_step else pooled(values, lengths, self.pool)
+
+    def save_files(self, folder: Path, preprocessing: Mapping[str, Any]) -> None:
+        """Write what the library reads the configuration, and what prepares the inputs, from."""
+        self.model.config.save_pretrained(folder)
+        if preprocessing["kind"] == "text":
+            preprocessing["tokenizer"].save(folder)
+        elif preprocessing["kind"] == "waveform":
+            preprocessing["extract"].extractor.save_pretrained(folder)
+        else:
+            (folder / "preprocessor_config.json").write_text(
+                json.dumps(processor_config(preprocessing), indent=2) + "\n"
+            )
 
     def _read(self, inputs: Tensor | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """The model's arguments, and the real steps of its output; None where all of them are real."""

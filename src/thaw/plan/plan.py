@@ -163,15 +163,17 @@ def make_plan(module: FineTuner, freezing: Freezing, data: DataModule, make_trai
     return Plan(last, look.steps, batches, phases, at, by_layer, remarks, trainer.strategy.root_device.type)
 
 
-def files(task: Task, logger: str | None) -> list[str]:
+def files(task: Task, logger: str | None, report: bool) -> list[str]:
     """What a run leaves in its directory.
 
     Args:
         logger: target of the logger beside metrics.csv.
+        report: whether it writes one.
     """
     found = ["run.json", "config.yaml", "metrics.csv", "hparams.yaml"]
-    found += ["predictions.csv"] * (type(task).rows is not Task.rows)
+    found += ["predictions.csv"] * (type(task).answers is not Task.answers)
     found += ["per_class.csv"] * (type(task).per_class is not Task.per_class)
+    found += ["report.html", "README.md"] * report
     found += [f"checkpoints/{role}.ckpt{end}" for role in ("best", "last") for end in ("", ".sha256")]
     return found + [folder + "/" for folder in ("wandb", "tensorboard") if logger and folder in logger.lower()]
 

@@ -1,7 +1,7 @@
 """What a report is made of: sections of words, tables and pictures, before anything is HTML."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,4 +43,4 @@ class Section:
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
-    code: Sequence[tuple[str, str]] = field(default=())
+    code: Sequence[tuple[str, str]] = ()

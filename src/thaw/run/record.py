@@ -18,10 +18,14 @@ from thaw.errors import Interrupted
 from thaw.freezing.freezing import Freezing
 from thaw.lean import lean
 from thaw.memory import peak_memory
+from thaw.model.files import fingerprint, save_files
+from thaw.model.network import Network
 from thaw.module import FineTuner
 from thaw.run.interruption import CODES, requeue
-from thaw.run.run import Run
+from thaw.run.run import MODEL_FILES, Run
+from thaw.run.unfinished import replacing_folder
 from thaw.tables import parameter_counts
+from thaw.task.task import Task
 
 # Share of the training time from which on waiting for data is told.
 LONG_WAIT = 0.2
@@ -51,7 +55,8 @@ class Recorder(Checkpoint):
         checked = self.freezing.contract[-1]
         if not self._contract or checked["groups"] != self._contract[-1]["groups"]:  # else a stage that goes on
             self._contract.append(checked)
-        self.run.update(contract=self._contract)
+        if self.run.record.get("contract") != self._contract:
+            self.run.update(contract=[*self._contract])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -106,6 +111,14 @@ def describe(data: DataModule, quality: Quality) -> dict[str, Any]:
     }
 
 
+def keep_model(run: Run, data: DataModule, network: Network) -> None:
+    """Write what predicting needs beside a checkpoint: how inputs are prepared, and the files of a transformer."""
+    run.update(inputs=data.inputs | {"preprocessing": fingerprint(network.preprocessing)})
+    if run.leads:
+        with replacing_folder(run.folder / MODEL_FILES) as folder:
+            save_files(network, folder)
+
+
 def fit(trainer: L.Trainer, module: FineTuner, data: DataModule, run: Run) -> None:
     """Train, from the run's last checkpoint where there is one.
 
@@ -155,11 +168,17 @@ def _telling(trainer: L.Trainer, run: Run) -> Iterator[None]:
         raise
 
 
-def write_predictions(run: Run, data: DataModule, module: FineTuner, split: str) -> dict[str, list[float]]:
-    """Write `predictions.csv`, one row a sample in the data's own order, and `per_class.csv`; return its columns."""
+def predictions(data: DataModule, module: FineTuner, split: str) -> dict[int, dict[str, Any]]:
+    """Index in the split → row of `predictions.csv`, of all that was evaluated last, on all processes."""
     order = [index for batch in data.batches(split).batches(0) for index in batch]
     # Not strict: trainer.limit_test_batches may have left the rest out.
-    rows = dict(sorted(gathered(list(zip(order, module.predictions, strict=False))), key=lambda pair: pair[0]))
+    return dict(sorted(gathered(list(zip(order, module.predictions, strict=False))), key=lambda pair: pair[0]))
+
+
+def write_predictions(
+    run: Run, data: DataModule, task: Task, split: str, rows: Mapping[int, dict[str, Any]]
+) -> dict[str, list[float]]:
+    """Write `predictions.csv`, one row a sample in the data's own order, and `per_class.csv`; return its columns."""
     if not rows or not run.leads:
         return {}
     names = list(data.names(data.splits[split]))
@@ -168,7 +187,7 @@ def write_predictions(run: Run, data: DataModule, module: FineTuner, split: str)
         writer.writeheader()
         for index, row in rows.items():
             writer.writerow({"split": split, "sample": names[index]} | row)
-    columns = module.task.per_class(list(rows.values()))
+    columns = task.per_class(list(rows.values()))
     if columns:
         with open(run.folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

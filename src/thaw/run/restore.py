@@ -1,6 +1,6 @@
 """A finished run, built again from its directory alone: data, task and network, ready to take its checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +11,12 @@ from torch import Tensor
 from thaw import config, defaults
 from thaw.build import TRAINER, fine_tuner
 from thaw.data.datamodule import DataModule
+from thaw.departures import override
 from thaw.errors import UserError, first_line
 from thaw.model.network import Network
 from thaw.module import FineTuner
 from thaw.run.checkpoint import load_checkpoint
-from thaw.run.run import read_record
+from thaw.run.run import MODEL_FILES, read_record, resume_command
 from thaw.task.task import Task
 
 State = Mapping[str, Tensor]
@@ -81,7 +82,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if record is None:
         raise UserError(f"A run must lie at '{folder}', and there is no run.json. Write a folder such as runs/mine.")
     if record.get("status") != "finished":
-        again = f"python train.py {' '.join(record.get('overrides', []))} run.dir={folder} resume=auto"
+        again = resume_command(folder, record)
         raise UserError(f"The run must be finished; '{folder}' is {record.get('status')}. Go on with: {again}")
     try:
         settings = config.plain(config.read(folder / "config.yaml"))
@@ -92,27 +93,50 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"'{folder}/config.yaml' must be what a run has written: {first_line(error)}.") from None
 
 
-def restore(folder: str | Path) -> Restored:
+def settings_of(folder: Path, weights: bool = True) -> Any:
+    """The configuration of a finished run, made fit for this machine; it is not checked yet.
+
+    Args:
+        weights: whether the pretrained ones are wanted; without them nothing is read but the run's own directory.
+    """
+    cfg = config.read(folder / "config.yaml")
+    cfg.run.dir, cfg.resume = str(folder), "never"
+    cfg.trainer.devices, cfg.trainer.strategy, cfg.trainer.num_nodes = 1, "auto", 1
+    if cfg.trainer.get("accelerator") != "cpu":
+        cfg.trainer.accelerator = "auto"  # it need not be the machine that the run was on
+    cfg.regularization = None  # it needs memory of its own, and nothing is trained
+    if not weights and "weights" in cfg.model:
+        cfg.model.weights = "none"
+        if (folder / MODEL_FILES / "config.json").is_file():
+            cfg.model.name = str((folder / MODEL_FILES).absolute())
+    return cfg
+
+
+def restore(folder: str | Path, overrides: Sequence[str] = (), weights: bool = True) -> Restored:
     """Build a finished run's data, task and network again, through the same checks as a fresh run.
+
+    Args:
+        overrides: of `data` and `paths`, for other samples than the run's own: those of the test split, or where there
+            is none all of them; classes keep the run's order.
+        weights: whether the network begins with its pretrained weights.
 
     Raises:
         UserError: no finished run, settings that do not hold (any more), or other samples than the run had.
     """
     folder = Path(folder)
     record, settings = read_run(folder)
-    cfg = config.read(folder / "config.yaml")
-    cfg.run.dir, cfg.resume = str(folder), "never"
-    cfg.trainer.devices, cfg.trainer.strategy, cfg.trainer.num_nodes = 1, "auto", 1
-    if cfg.trainer.get("accelerator") != "cpu":
-        cfg.trainer.accelerator = "auto"  # it need not be the machine that the run was on
+    cfg = settings_of(folder, weights)
+    if overrides:
+        override(cfg, overrides)
+        config.fill(cfg.data, record.get("inputs", {}))
     try:
-        data, task, _ = config.preflight(cfg)
+        data, task, _ = _others(cfg, record) if overrides else config.preflight(cfg)
     except UserError as error:
-        raise UserError(*(f"'{folder}/config.yaml': {problem}" for problem in error.problems)) from None
-    if data.fingerprint != record["data"]["fingerprint"]:
+        place = "" if overrides else f"'{folder}/config.yaml': "
+        raise UserError(*(f"{place}{problem}" for problem in error.problems)) from None
+    if not overrides and data.fingerprint != record["data"]["fingerprint"]:
         raise UserError(f"The samples and labels must be those of '{folder}'; they are others than in that run.")
     data.batch_size = record.get("settled", {}).get("batch_size", data.batch_size)  # what `auto` came to
-    cfg.regularization = None  # it needs memory of its own, and nothing is trained
     monitor = cfg.monitor or task.monitor
     metric = monitor if monitor.startswith("val/") else task.monitor
     module, _ = fine_tuner(cfg, data, task, metric)
@@ -125,3 +149,15 @@ def restore(folder: str | Path) -> Restored:
         **TRAINER,
     )
     return Restored(folder, record, settings, data, task, module.network, module, trainer, metric)
+
+
+def _others(cfg: Any, record: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Data, task and trainer for samples that lie elsewhere: cut as the run's own where they are the same in number."""
+    try:
+        found = config.preflight(cfg)
+        if (found[0].sizes, found[0].classes) == (record["data"]["sizes"], record["data"]["classes"]):
+            return found
+    except UserError:  # it need have no split of its own, nor every class
+        pass
+    config.fill(cfg.data, {"classes": record["data"]["classes"]})
+    return config.preflight(cfg)

@@ -2,19 +2,15 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import math
 import os
-import platform
 import shlex
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +19,7 @@ from thaw.redaction import redacted
 from thaw.run import disk
 from thaw.run.folder import earlier, make_unique
 from thaw.run.lock import lock, read_json, unlock
+from thaw.run.provenance import git, other_code, versions
 from thaw.run.unfinished import replacing
 
 if TYPE_CHECKING:
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
 
 Resume = Literal["never", "auto", "must"]
 ERROR_LOG = "error.log"
-PACKAGES = ("torch", "lightning", "timm", "transformers", "peft", "hydra-core", "torchmetrics", "torchvision")
+MODEL_FILES = "model"  # the folder of what a transformer needs beside its weights
 
 
 class Run:
@@ -124,9 +121,7 @@ class Run:
     @property
     def resume_command(self) -> str:
         """The same command, going on in this directory."""
-        return shlex.join(
-            ["python", "train.py", *self.record.get("overrides", []), f"run.dir={self.folder}", "resume=auto"]
-        )
+        return resume_command(self.folder, self.record)
 
     @functools.cached_property
     def found(self) -> "Found":
@@ -156,11 +151,23 @@ class Run:
         if self.leads:
             (self.folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
         before = self.record
-        self.update(status="running", reason=None, versions=_versions(), git=_git())
-        self.other_code = _other_code(before, self.record) if self.last else []
+        self.update(status="running", reason=None, versions=versions(), git=git())
+        self.other_code = other_code(before, self.record) if self.last else []
         return self
 
+    def finish(self) -> None:
+        """Say that the run has finished; nothing that comes after can change that."""
+        self._end("finished")
+
+    def _end(self, status: str, reason: str | None = None) -> None:
+        seconds = round(self._before + (time.monotonic() - self._began) / self.at_once, 2)
+        go_on = {} if status == "finished" else {"resume": self.resume_command}
+        self.update(status=status, reason=reason, seconds=seconds, **go_on)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if self.finished:
+            self.release()
+            return
         told = None
         if isinstance(error, OSError) and error.errno in disk.FULL:
             told = RunError(disk.refusal(error, self.folder))
@@ -171,10 +178,8 @@ class Run:
             status, reason = "interrupted", getattr(error, "reason", way)
         else:
             status, reason = "failed", redacted(f"{type(told or error).__name__}: {told or error}")
-        seconds = round(self._before + (time.monotonic() - self._began) / self.at_once, 2)
-        go_on = {} if status == "finished" else {"resume": self.resume_command}
         try:
-            self.update(status=status, reason=reason, seconds=seconds, **go_on)
+            self._end(status, reason)
             if status == "failed" and self.leads:
                 (self.folder / ERROR_LOG).write_text(redacted("".join(traceback.format_exception(kind, error, trace))))
         except OSError as full:
@@ -200,6 +205,11 @@ class Run:
                 self.folder.rmdir()
 
 
+def resume_command(folder: Path, record: Mapping[str, Any]) -> str:
+    """The command of a run, going on in its directory."""
+    return shlex.join(["python", "train.py", *record.get("overrides", []), f"run.dir={folder}", "resume=auto"])
+
+
 def _strict(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _strict(item) for key, item in value.items()}
@@ -218,32 +228,3 @@ def slurm_job() -> str | None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a run directory, or None where there is none."""
     return read_json(folder / "run.json")
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
-
-
-def _other_code(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What a resumed run is computed with that it was not computed with before, in words."""
-    pairs = {name: (before.get("versions", {}).get(name), here) for name, here in now["versions"].items()}
-    pairs["Thaw"] = tuple((record.get("git", {}).get("commit") or "")[:7] for record in (before, now))
-    found = [f"{name} was {old}, is now {here}" for name, (old, here) in pairs.items() if old and old != here]
-    changes = [record.get("git", {}).get("changes") for record in (before, now)]
-    return found + ["Thaw has other changes that are in no commit"] * (changes[0] != changes[1])
-
-
-@functools.cache  # of several runs in this process
-def _git() -> dict[str, Any]:
-    def git(*arguments: str) -> str:
-        root = Path(__file__).parent
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
-
-    try:
-        return {
-            "commit": git("rev-parse", "--verify", "--quiet", "HEAD") or None,
-            "dirty": bool(git("status", "--porcelain")),
-            "changes": hashlib.sha256(changes.encode()).hexdigest()[:12] if (changes := git("diff", "HEAD")) else None,
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None, "changes": None}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +32,12 @@ def unfinished(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the place of `path` once it is whole: a reader sees the old one or the new one."""
+def replacing(path: Path, binary: bool = False, newline: str | None = None) -> Iterator[IO]:
+    """A file that takes the place of `path` once it is whole: a reader sees the old one or the new one."""
     written = unfinished(path)
+    how = {"mode": "xb"} if binary else {"mode": "x", "encoding": "utf-8", "newline": newline}
     try:
-        with open(written, "x", opener=private, encoding="utf-8") as file:
+        with open(written, opener=private, **how) as file:
             yield file
             publish(file)
             file.flush()
@@ -44,6 +46,26 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     finally:
         with contextlib.suppress(OSError):
             written.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside it that becomes `folder` once it is whole; where that is there, file by file. None if empty."""
+    written = unfinished(folder)
+    written.mkdir(parents=True, mode=0o700)
+    try:
+        yield written
+        files = sorted(written.iterdir())
+        for file in files:
+            file.chmod(0o666 & ~_UMASK)
+        if folder.is_dir():
+            for file in files:
+                rename(file, folder / file.name)
+        elif files:
+            written.chmod(0o777 & ~_UMASK)
+            rename(written, folder)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
 
 
 def rename(written: Path, path: Path) -> None:

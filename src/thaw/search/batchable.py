@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thaw.activations import WHOLE
 from thaw.data.datamodule import DataModule
 from thaw.data.sampler import EpochBatches
 from thaw.freezing.freezing import Freezing
+from thaw.frozen_part import WHOLE
 from thaw.model.network import Head
 from thaw.module import FineTuner
 from thaw.regularization import Regularization

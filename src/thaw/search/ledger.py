@@ -99,7 +99,7 @@ def read_rows(folders: Iterable[Path], status: Mapping[str, tuple[str, str]] | N
                 epochs=record.get("epochs", 0),
                 best_epoch=record.get("best_epoch"),
                 seconds=record.get("seconds", 0.0),
-                overrides=[text for text in record.get("overrides", []) if not text.startswith("test=")],
+                overrides=[text for text in record.get("overrides", []) if not text.startswith(("test=", "report"))],
             )
         )
     return rows
@@ -136,4 +136,4 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 def _settings(record: Mapping) -> dict[str, str]:
     pairs = (text.partition("=") for text in record.get("overrides", []))
-    return {key: value for key, _, value in pairs if key not in ("test", "run.dir", "resume")}
+    return {key: value for key, _, value in pairs if key not in ("test", "report", "report.depth", "run.dir", "resume")}

@@ -14,12 +14,13 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from thaw import config
-from thaw.activations import Activations, FrozenPart
+from thaw.activations import Activations
 from thaw.build import TRAINER, fine_tuner, settle
 from thaw.cache import Cache, default_folder
 from thaw.data.datamodule import Split
 from thaw.errors import NonFiniteError, RunError, UserError
 from thaw.features import frozen_groups
+from thaw.frozen_part import FrozenPart
 from thaw.memory import peak_memory
 from thaw.module import batch_seed
 from thaw.run import record
@@ -237,7 +238,8 @@ class Batch:
         metrics, outputs, targets = self._measure(split, linear.weight, linear.bias)
         rows = self.task.rows(outputs, targets)
         self.module.predictions = [rows[index] for batch in self.data.batches(split).batches(0) for index in batch]
-        record.write_predictions(run, self.data, self.module, split)
+        found = record.predictions(self.data, self.module, split)
+        record.write_predictions(run, self.data, self.module.task, split, found)
         epoch, step, before = (run.record[key] for key in ("best_epoch", "steps", "metrics"))
         state = {"epoch": epoch, "global_step": step, "metrics": before, "state_dict": self.module.state_dict()}
         path = run.folder / "checkpoints" / "best.ckpt"

@@ -1,19 +1,13 @@
 """What a sweep leaves to be read: results.csv, results.md and one page with its pictures."""
 
-import base64
-import html
-import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import optuna
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
+from thaw.report.section import Picture, Section, Table
 from thaw.run.unfinished import replacing
 from thaw.search.compare import Configuration, cell, difference, folded, ranked, short, verdict
 from thaw.search.ledger import Row, write_csv
@@ -116,89 +110,60 @@ def _table(order: Sequence[Configuration], rows: Sequence[Row], monitor: str) ->
 
 
 def _page(title: str, rows: Sequence[Row], study: optuna.Study | None, default: Mapping[str, str] | None) -> str:
+    from thaw.report.page import render  # matplotlib takes a second
+
     monitor, mode = next(((row.monitor, row.mode) for row in rows if row.monitor), ("", "max"))
     order = ranked(folded(rows), monitor, mode)
+    said = [line.removeprefix("- ") for line in conclusions(order, rows, monitor, mode, default)]
     head, cells = _table(order, rows, monitor)
-    said = "".join(
-        f"<li>{html.escape(line.removeprefix('- '))}</li>" for line in conclusions(order, rows, monitor, mode, default)
-    )
-    table = _html_table(head, cells[:MOST_SHOWN])
-    failed = [[row.folder.name, row.reason, row.command] for row in rows if row.status == "failed"]
-    commands = [[row.folder.name, row.status, row.command] for row in rows]
-    parts = [
-        f"<h1>{html.escape(title)}</h1><ul>{said}</ul>{table}",
-        *_pictures(rows, study, monitor),
-        f"<h2>Failed</h2>{_html_table(['run', 'reason', 'command'], failed)}" if failed else "",
-        f"<h2>Every run again</h2>{_html_table(['run', 'status', 'command'], commands)}",
-    ]
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>{STYLE}'
-    return f'<!doctype html><html lang="en">{head}{"".join(parts)}'
+    more = len(cells) - MOST_SHOWN
+    caption = f"The best {MOST_SHOWN}; {more} more in results.csv" if more > 0 else "The best first"
+    found = [Section("Configurations", said[1:], [Table(head, cells[:MOST_SHOWN], caption)] if cells else [])]
+    if pictures := _pictures(rows, study, monitor, mode):
+        found.append(Section("How it went", pictures=pictures))
+    if failed := [(row.folder.name, row.reason, row.command) for row in rows if row.status == "failed"]:
+        found.append(Section("Failed", tables=[Table(("run", "reason", "command"), failed)]))
+    again = [(row.folder.name, row.status, row.command) for row in rows]
+    found.append(Section("Every run again", tables=[Table(("run", "status", "command"), again)]))
+    return render(title, found, said[0], _facts(order, rows, monitor))
 
 
-STYLE = (
-    "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{padding:.2rem .7rem;text-align:left;border-bottom:1px solid #ccc"
-    ";font-variant-numeric:tabular-nums}img{max-width:100%}code,td:last-child{overflow-wrap:anywhere}</style>"
-)
+def _facts(order: Sequence[Configuration], rows: Sequence[Row], monitor: str) -> list[tuple[str, str]]:
+    from thaw.plan.drawing import duration
+
+    found = [("runs", str(len(rows))), ("computing time", duration(sum(row.seconds for row in rows)))]
+    if order:
+        values = order[0].values(monitor)
+        found = [(f"best {monitor.replace('val/', 'validation ')}", f"{values.mean():.4f}"), *found]
+        found.insert(1, ("seeds of the best", str(len(values))))
+    return found
 
 
-def _html_table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    def line(kind: str, texts: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{kind}>{html.escape(text)}</{kind}>" for text in texts) + "</tr>"
+def _pictures(rows: Sequence[Row], study: optuna.Study | None, monitor: str, mode: str) -> list[Picture]:
+    from matplotlib import rc_context
 
-    return f"<table>{line('th', head)}{''.join(line('td', texts) for texts in cells)}</table>"
+    from thaw.report.ink import STYLE
+    from thaw.search import pictures as drawn
 
-
-def _pictures(rows: Sequence[Row], study: optuna.Study | None, monitor: str) -> list[str]:
-    matplotlib.use("Agg")
-    pictures: list[tuple[str, Callable[[], Figure]]] = [("Learning curves", lambda: learning_curves(rows, monitor))]
-    if study is not None and len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) > 2:
-        from optuna.visualization import matplotlib as drawn
-
-        pictures += [
-            ("History", lambda: drawn.plot_optimization_history(study, target_name=monitor).figure),
-            ("Importances (fANOVA)", lambda: drawn.plot_param_importances(study, target_name=monitor).figure),
-            ("Parallel coordinates", lambda: _plain(drawn.plot_parallel_coordinate(study, target_name=monitor))),
-            ("Slices", lambda: _plain(drawn.plot_slice(study, target_name=monitor))),
+    draw: list[Callable[[], Picture]] = [lambda: drawn.learning_curves(rows, monitor)]
+    trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)) if study is not None else []
+    if len(trials) > 2 and trials[0].params:
+        log = [name for name, kind in trials[0].distributions.items() if getattr(kind, "log", False)]
+        points = [
+            drawn.Point(trial.params, trial.value) for trial in trials if trial.params.keys() == trials[0].params.keys()
         ]
-    parts = []
-    for name, draw in pictures:
-        with warnings.catch_warnings():
+        draw += [
+            lambda: drawn.history(points, monitor, mode),
+            lambda: drawn.parallel(points, monitor, log, mode),
+            lambda: drawn.slices(points, monitor, log),
+            lambda: drawn.importances(optuna.importance.get_param_importances(study), monitor),
+        ]
+    found = []
+    for picture in draw:
+        with warnings.catch_warnings(), rc_context(STYLE):
             warnings.simplefilter("ignore")
             try:
-                figure = draw()
+                found.append(picture())
             except (ValueError, RuntimeError):  # too few different values for it
                 continue
-            data = io.BytesIO()
-            figure.savefig(data, format="png", dpi=110, bbox_inches="tight")
-            matplotlib.pyplot.close(figure)
-        image = base64.b64encode(data.getvalue()).decode()
-        parts.append(f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{image}">')
-    return parts
-
-
-def learning_curves(rows: Sequence[Row], monitor: str) -> Figure:
-    """The monitored metric of every run, epoch by epoch; those that were pruned in grey."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    for row in rows:
-        values = [float("nan") if value is None else value for value in row.history]
-        grey = row.status != "finished"
-        axes.plot(
-            range(1, len(values) + 1), values, color="0.75" if grey else None, lw=1 if grey else 1.4, zorder=not grey
-        )
-    axes.set(xlabel="epoch", ylabel=monitor)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
-    return figure
-
-
-def _plain(axes: Any) -> Figure:
-    """Optuna's picture without the lines and labels that lie over one another in it."""
-    figure = (axes if hasattr(axes, "figure") else next(iter(axes.flat))).figure
-    for each in figure.axes:
-        each.grid(False)
-        if each.get_xscale() == "log":
-            each.xaxis.set_minor_formatter(NullFormatter())
-    return figure
+    return found

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from thaw.errors import UserError
 
 # They say where and how a job runs, not what.
-NOT_OF_THE_JOB = ("run.dir", "resume", "test", "search", "hydra")
+NOT_OF_THE_JOB = ("run.dir", "resume", "test", "report", "search", "hydra")
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,8 @@ class Sweep:
 
     @property
     def not_test(self) -> list[str]:
-        """What keeps a job from reading the test split, which is for the chosen one."""
-        return [] if self.space.reads_test else ["test=false"]
+        """What keeps a job from reading the test split and from writing a report, which are for the chosen one."""
+        return [] if self.space.reads_test else ["test=false", "report.depth=none"]
 
     def _held(self, running: Running, folder: Path) -> bool:
         """Whether somebody still works on a job, e.g. saves the state of an earlier try."""

@@ -91,18 +91,19 @@ class Classification(Task):
         """Hard targets (batch,), also where mixing made them soft."""
         return targets.argmax(dim=-1) if targets.ndim == 2 else targets
 
-    def rows(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
+    def truths(self, targets: Tensor) -> list[dict[str, Any]]:
+        return [{"target": self.classes[target]} for target in self.labels(targets).tolist()]
+
+    def answers(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
         probabilities = self.predict(outputs)
         return [
-            {"target": self.classes[target], "prediction": self.classes[guess]}
-            | {f"probability/{name}": round(share, 6) for name, share in zip(self.classes, row, strict=True)}
-            for target, guess, row in zip(
-                self.labels(targets).tolist(),
-                probabilities.argmax(dim=-1).tolist(),
-                probabilities.tolist(),
-                strict=True,
-            )
+            {"prediction": self.classes[guess]} | _shares(self.classes, row)
+            for guess, row in zip(probabilities.argmax(dim=-1).tolist(), probabilities.tolist(), strict=True)
         ]
+
+    def read_back(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+        index = {name: torch.tensor([number]) for number, name in enumerate(self.classes)}
+        return [(_probabilities(row, self.classes), index[row["target"]]) for row in rows]
 
     def per_class(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
         """Precision, recall, F1 and support of each class."""
@@ -161,13 +162,30 @@ class Multilabel(Task):
     def measured(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return outputs.float().sigmoid(), targets.long()
 
-    def rows(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
-        shares = outputs.float().sigmoid()
+    def truths(self, targets: Tensor) -> list[dict[str, Any]]:
+        return [{"target": self._joined(truth)} for truth in targets.tolist()]
+
+    def answers(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
         return [
-            {"target": self._joined(truth), "prediction": self._joined([share >= 0.5 for share in row])}
-            | {f"probability/{name}": round(share, 6) for name, share in zip(self.classes, row, strict=True)}
-            for truth, row in zip(targets.tolist(), shares.tolist(), strict=True)
+            {"prediction": self._joined([share >= 0.5 for share in row])} | _shares(self.classes, row)
+            for row in outputs.float().sigmoid().tolist()
+        ]
+
+    def read_back(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+        held = [row["target"].split(";") for row in rows]
+        return [
+            (_probabilities(row, self.classes), torch.tensor([[int(name in names) for name in self.classes]]))
+            for row, names in zip(rows, held, strict=True)
         ]
 
     def _joined(self, held: Sequence[float]) -> str:
         return ";".join(name for name, one in zip(self.classes, held, strict=True) if one)
+
+
+def _probabilities(row: dict[str, Any], classes: Sequence[str]) -> Tensor:
+    """(1, classes), from a row of `predictions.csv`."""
+    return torch.tensor([[row[f"probability/{name}"] for name in classes]])
+
+
+def _shares(classes: Sequence[str], row: Sequence[float]) -> dict[str, float]:
+    return {f"probability/{name}": round(share, 6) for name, share in zip(classes, row, strict=True)}

@@ -53,10 +53,20 @@ class Regression(Task):
         # torchmetrics wants (samples,) for a single number.
         return (predictions[:, 0], targets[:, 0]) if len(self.classes) == 1 else (predictions, targets)
 
-    def rows(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
-        pairs = zip(targets.tolist(), self.predict(outputs).tolist(), strict=True)
+    def truths(self, targets: Tensor) -> list[dict[str, Any]]:
+        return self._told("target", targets)
+
+    def answers(self, outputs: Tensor, targets: Tensor) -> list[dict[str, Any]]:
+        return self._told("prediction", self.predict(outputs))
+
+    def _told(self, what: str, numbers: Tensor) -> list[dict[str, Any]]:
         return [
-            {f"target/{name}": value for name, value in zip(self.classes, truth, strict=True)}
-            | {f"prediction/{name}": value for name, value in zip(self.classes, guess, strict=True)}
-            for truth, guess in pairs
+            {f"{what}/{name}": value for name, value in zip(self.classes, row, strict=True)} for row in numbers.tolist()
         ]
+
+    def read_back(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+        def numbers(row: dict[str, Any], column: str) -> Tensor:
+            found = torch.tensor([row[f"{column}/{name}"] for name in self.classes])
+            return found if len(self.classes) == 1 else found[None]
+
+        return [(numbers(row, "prediction"), numbers(row, "target")) for row in rows]

@@ -42,12 +42,21 @@ class TokenClassification(Task):
         counts = targets != IGNORED
         return outputs[0][counts].float().softmax(dim=-1), targets[counts]
 
-    def rows(self, outputs: Steps, targets: Tensor) -> list[dict[str, Any]]:
-        guesses = outputs[0].argmax(dim=-1)
-        return [
-            {"target": self._joined(truth[truth != IGNORED]), "prediction": self._joined(guess[truth != IGNORED])}
-            for truth, guess in zip(targets, guesses, strict=True)
-        ]
+    def truths(self, targets: Tensor) -> list[dict[str, Any]]:
+        return [{"target": self._joined(truth[truth != IGNORED])} for truth in targets]
+
+    def answers(self, outputs: Steps, targets: Tensor) -> list[dict[str, Any]]:
+        pairs = zip(outputs[0].argmax(dim=-1), targets, strict=True)
+        return [{"prediction": self._joined(guess[truth != IGNORED])} for guess, truth in pairs]
+
+    def read_back(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
+        """Of the probabilities a row tells only which is the largest."""
+        index = {name: number for number, name in enumerate(self.classes)}
+
+        def tags(row: dict[str, Any], column: str) -> Tensor:
+            return torch.tensor([index[tag] for tag in row[column].split()], dtype=torch.long)
+
+        return [(F.one_hot(tags(row, "prediction"), len(index)).float(), tags(row, "target")) for row in rows]
 
     def _joined(self, tags: Tensor) -> str:
         return " ".join(self.classes[tag] for tag in tags.tolist())
@@ -120,9 +129,14 @@ class SpeechRecognition(Task):
     def measured(self, outputs: Steps, targets: Tensor) -> tuple[list[str], list[str]]:
         return self.decode(outputs), self.transcripts(targets)
 
-    def rows(self, outputs: Steps, targets: Tensor) -> list[dict[str, Any]]:
-        pairs = zip(*self.measured(outputs, targets), strict=True)
-        return [{"target": truth, "prediction": guess} for guess, truth in pairs]
+    def truths(self, targets: Tensor) -> list[dict[str, Any]]:
+        return [{"target": said} for said in self.transcripts(targets)]
+
+    def answers(self, outputs: Steps, targets: Tensor) -> list[dict[str, Any]]:
+        return [{"prediction": heard} for heard in self.decode(outputs)]
+
+    def read_back(self, rows: Sequence[dict[str, Any]]) -> list[tuple[list[str], list[str]]]:
+        return [([row["prediction"]], [row["target"]]) for row in rows]
 
 
 def _example(num_outputs: int, classes: int) -> tuple[Steps, Tensor]:

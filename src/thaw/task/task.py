@@ -109,9 +109,26 @@ class Task(nn.Module, ABC):
                     f"Leave it out: ~task.metrics.{own}"
                 ) from None
 
-    def rows(self, outputs: Outputs, targets: Tensor) -> list[dict[str, Any]]:
-        """A row of `predictions.csv` for each sample; none where predictions are not worth keeping."""
+    def answers(self, outputs: Outputs, targets: Tensor) -> list[dict[str, Any]]:
+        """What is predicted for each sample, by column; none where predictions are not worth keeping.
+
+        Args:
+            targets: tell which steps count, and nothing else.
+        """
         return []
+
+    def read_back(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Any, Any]]:
+        """What `measured` gives for each sample alone, read back from its row; none where a row does not tell it."""
+        return []
+
+    def truths(self, targets: Tensor) -> list[dict[str, Any]]:
+        """What is right for each sample, by column."""
+        return []
+
+    def rows(self, outputs: Outputs, targets: Tensor) -> list[dict[str, Any]]:
+        """A row of `predictions.csv` for each sample."""
+        pairs = zip(self.truths(targets), self.answers(outputs, targets), strict=True)
+        return [truth | answer for truth, answer in pairs]
 
     def per_class(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
         """Columns of `per_class.csv`, from the rows of all samples; none where there are no classes."""

@@ -1,0 +1,1 @@
+"""What frozen features tell of a task, without training the body: linear probes, neighbours, evidence."""
