@@ -23,7 +23,7 @@ def read(name: str) -> nbformat.NotebookNode:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[AsyncKernelManager]:
-    """A kernel of this Python, whatever kernels the user has installed, without a port or a trace in the home folder."""
+    """A kernel of this Python, whatever kernels the user has installed; it opens no port and leaves nothing at home."""
     with tempfile.TemporaryDirectory(prefix="nb-") as folder:  # a socket's path has to be short
         for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
             monkeypatch.setenv(name, folder)
@@ -72,4 +72,7 @@ def test_a_notebook_imports_thaw_and_never_hydra(name: str) -> None:
 
 
 def test_figures_have_one_style() -> None:
-    assert all('plt.style.use("thaw.mplstyle")' in Path(path).read_text().replace('\\"', '"') for path in FOLDER.glob("*.ipynb"))
+    assert all(
+        'plt.style.use("thaw.mplstyle")' in Path(path).read_text().replace('\\"', '"')
+        for path in FOLDER.glob("*.ipynb")
+    )
