@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: setup train test test-slow faults lint format lock results proof
+.PHONY: setup train test test-all test-slow faults lint format lock results proof
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
@@ -17,6 +17,9 @@ train: setup
 	$(PY) train.py $(ARGS)
 
 test: setup
+	$(PY) -m pytest -n 2 -m "not slow and not medium" $(ARGS)
+
+test-all: setup
 	$(PY) -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: setup

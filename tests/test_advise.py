@@ -233,6 +233,7 @@ def advised(outcome: Outcome) -> list[str]:
     return words[2:]
 
 
+@pytest.mark.medium
 def test_the_script_tells_evidence_reasons_and_cost_and_leaves_nothing(run_advise, run_train, tmp_path: Path) -> None:
     outcome = run_advise(*DIGITS, "freezing=lora", "freezing.rank=2")
     line = advised(outcome)
@@ -245,6 +246,7 @@ def test_the_script_tells_evidence_reasons_and_cost_and_leaves_nothing(run_advis
     assert run_train(*short).record["status"] == "finished"
 
 
+@pytest.mark.medium
 def test_models_are_compared_and_those_that_cannot_be_had_left_out(run_advise) -> None:
     outcome = run_advise(*DIGITS, "+models=[resnet50,resnet]")
     assert "resnet50 is left out: model.weights=pretrained must be had" in outcome.printed
@@ -258,6 +260,7 @@ def test_text_is_advised_on_and_the_line_builds(run_advise, tmp_path: Path) -> N
     assert "freezing=none" in line  # from random weights
 
 
+@pytest.mark.medium
 def test_sound_is_advised_on_and_the_line_builds(run_advise, tmp_path: Path) -> None:
     folders(tmp_path / "sound")
     root = f"data.root={tmp_path / 'sound'}"

@@ -99,6 +99,7 @@ def test_attribution_goes_through_frozen_layers_adapters_and_inference_mode() ->
         assert attributed(network, inputs).values[0].any()
 
 
+@pytest.mark.medium
 def test_attribution_of_a_compiled_network_is_that_of_the_plain_one() -> None:
     network = tiny("test_vit")
     inputs = inputs_of(network)

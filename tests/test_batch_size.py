@@ -61,6 +61,7 @@ def made(*words: str) -> tuple:
     return module, freezing, data, trainer_for(config.builder(cfg.trainer), "32-true", 1)
 
 
+@pytest.mark.medium
 def test_on_a_gpu_it_doubles_until_the_memory_is_spent_or_nearly_so(monkeypatch, capsys) -> None:
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")), target_batch_size=None)
     data = SimpleNamespace(splits={"train": range(100_000)}, ranks=1)
@@ -133,6 +134,7 @@ def choosing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return choose
 
 
+@pytest.mark.medium
 def test_a_run_is_that_of_the_number_and_a_resumed_one_keeps_it(run_train, stopped_after_epoch, choosing) -> None:
     choosing(16)
     plain = run_train(*QUICK, "data.batch_size=16", "trainer.accumulate_grad_batches=2", "run.dir=runs/plain")
@@ -156,6 +158,7 @@ def test_measured_for_real_it_ends_in_a_run(run_train) -> None:
     assert outcome.record["settled"]["batch_size"] == 8
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "said"),
     [

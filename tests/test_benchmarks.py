@@ -37,11 +37,13 @@ def test_what_is_frozen_costs_no_training_state(name: str) -> None:
     assert state["bias_only"] < 0.5 * state["full"]
 
 
+@pytest.mark.medium
 def test_without_a_gpu_its_benchmark_says_so_in_a_line() -> None:
     code = "import torch; torch.cuda.is_available = lambda: False; from benchmarks.gpu import gpu; gpu()"
     assert run(code).splitlines() == ["There is no GPU here, and nothing of it is measured."]
 
 
+@pytest.mark.medium
 def test_the_gpu_benchmark_runs_at_tiny_sizes() -> None:
     rows = [
         line.split(" | ") for line in run("from benchmarks.gpu import gpu; gpu(['BERT-base'], tiny=True)").splitlines()

@@ -63,6 +63,7 @@ def assert_presentable(browser: Any, path: Path, pictures: int) -> None:
     assert len({paper for _, paper in papers}) == 2  # one for light, one for dark
 
 
+@pytest.mark.medium
 def test_the_report_of_a_run_is_presentable(run_train, reports, browser) -> None:
     quick = ("trainer.max_epochs=3", "data.train_size=60", "freezing.every=1", "logger=none")
     outcome = run_train(*quick, "optimizer.lr=1e-3")
@@ -70,6 +71,7 @@ def test_the_report_of_a_run_is_presentable(run_train, reports, browser) -> None
     assert_presentable(browser, outcome.folders[-1] / "report.html", pictures=5)
 
 
+@pytest.mark.medium
 def test_the_report_of_a_sweep_is_presentable(browser, tmp_path: Path) -> None:
     study = optuna.create_study(direction="maximize")
     space = {

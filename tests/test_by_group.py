@@ -69,6 +69,7 @@ def test_patterns_without_a_group_are_named_all_at_once_with_the_closest() -> No
     )
 
 
+@pytest.mark.medium
 def test_mistakes_in_phases_end_a_run_before_anything_is_written(run_train, tmp_path: Path) -> None:
     for given, said in (
         ("[{at: 0, groups: [haed]}, {at: 1, groups: [blok03]}]", ["'haed'", "'blok03'", "'head'?", "'block03'?"]),
@@ -114,6 +115,7 @@ def test_a_group_that_a_later_phase_freezes_again_stands_still_from_then_on() ->
     assert [len(stage["groups"]) for stage in strategy.contract] == [6, 6, 6]
 
 
+@pytest.mark.medium
 def test_the_phases_of_the_configuration_run_and_are_recorded(run_train) -> None:
     given = "[{at: 0, groups: [head]}, {at: 0.5, groups: [block0*, head], lr: 1e-4}]"
     outcome = run_train(*QUICK, "freezing=schedule", f"freezing.phases={given}", "trainer.max_epochs=4")
@@ -178,6 +180,7 @@ def thaws(values: list[float], scripted: Any, **options: Any) -> list[int]:
     return strategy.thaws
 
 
+@pytest.mark.medium
 def test_a_thaw_waits_for_patience_epochs_without_improvement(scripted) -> None:
     assert thaws([0.1, 0.2, 0.3, 0.4], scripted, patience=1) == []
     assert thaws([0.5, 0.4, 0.6, 0.5, 0.6, 0.7], scripted, patience=2) == [5]  # as good is no improvement
@@ -202,6 +205,7 @@ def test_a_metric_that_shall_fall_thaws_when_it_does_not(monkeypatch) -> None:
     assert strategy.thaws == [3]
 
 
+@pytest.mark.medium
 def test_early_stopping_waits_for_the_last_thaw_on_a_plateau(run_train, scripted) -> None:
     scripted([0.5] * 30)
     outcome = run_train(
@@ -223,6 +227,7 @@ def plateau(run_train, *options: str):
     )
 
 
+@pytest.mark.medium
 def test_roll_back_puts_the_best_epochs_weights_back_before_each_thaw(run_train, scripted) -> None:
     scripted(SCRIPT)
     for rolled in (True, False):

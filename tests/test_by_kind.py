@@ -93,6 +93,7 @@ def test_in_a_fit_all_else_stays_bit_for_bit(strategy: Freezing, expected) -> No
     assert {n for n, p in names.items() if id(p) in state} == kept
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("freezing", ["bias_only", "norm_only"])
 def test_a_run_is_refused_where_there_are_none_before_anything_is_written(run_train, tmp_path, freezing: str) -> None:
     data = ("data=docstrings", "data.train_size=32", "trainer=cpu", "logger=none")

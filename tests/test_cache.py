@@ -134,6 +134,7 @@ def test_of_several_processes_one_computes_and_the_others_wait(tmp_path: Path) -
     assert len(list(tmp_path.glob("filled-*"))) == 1
 
 
+@pytest.mark.medium
 def test_what_was_discarded_is_served_to_nobody_though_another_has_it_open(tmp_path: Path) -> None:
     holder, other = Cache(tmp_path, 1000), Cache(tmp_path, 1000)
     holder.entry(KEY, 3, filler(b"abc"))

@@ -174,6 +174,7 @@ def test_labels_that_reach_the_training_unshuffled_stay_above_chance() -> None:
     assert "another way" in outcome.reason
 
 
+@pytest.mark.medium
 def test_the_control_suspects_sound_data_about_as_often_as_it_says() -> None:
     bench = bench_of(*DIGITS, "data.train_size=100")
     found = []
@@ -214,6 +215,7 @@ def test_labels_that_belong_to_other_samples_are_no_better_than_the_majority() -
     assert "random" in controls.baselines(bench).reason
 
 
+@pytest.mark.medium
 def test_the_small_run_tells_why_it_has_ended() -> None:
     outcome = small_run(bench_of(*DIGITS), [*DIGITS, "optimizer.lrr=1"])
     assert outcome.status == "FAIL"
@@ -275,6 +277,7 @@ def below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.medium
 def test_the_script_climbs_the_whole_ladder_and_leaves_a_picture_alone(run_check, tmp_path: Path) -> None:
     outcome: Outcome = run_check(*DIGITS)
     assert outcome.code == 0, outcome.printed + outcome.errors

@@ -148,6 +148,7 @@ def test_nothing_outside_the_whitelist_is_built(target: str) -> None:
         config.build(cfg.task)
 
 
+@pytest.mark.medium
 def test_validation_does_not_depend_on_the_order_of_overrides() -> None:
     overrides = ["data=image_folder", "data.root=.", "optimizer=sgd", "optimizer.lr=0.1"]
     configs = {str(composed(*order)) for order in itertools.permutations(overrides)}

@@ -117,6 +117,7 @@ def every_epoch() -> Freezing:
     return Gradual(every=1)
 
 
+@pytest.mark.medium
 def test_two_ranks_learn_what_one_process_learns_with_the_same_global_batch() -> None:
     """Also after thaws, when DDP must exchange the gradients of what did not train when it wrapped the network."""
     (first, trainable, sent), (second, *_) = on_two_ranks(watched, every_epoch, "test_vit", 2)
@@ -191,6 +192,7 @@ def assert_complete(folder: Path, samples: int = 360) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.medium
 def test_a_run_of_two_processes_is_one_run(tmp_path: Path) -> None:
     # 143 samples of validation: two batches for one rank, one for the other, who must not wait for it.
     command = (*QUICK, "freezing.every=1", "trainer.max_epochs=3", "data.val_size=0.0993", "data.batch_size=71")
@@ -258,6 +260,7 @@ def test_a_run_of_two_processes_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert [code for code, _ in finished] == [0, 0]
 
 
+@pytest.mark.medium
 def test_two_processes_share_what_one_of_them_has_computed(tmp_path: Path) -> None:
     command = (*QUICK, "freezing=last_n", "data.augment=none", "trainer.max_epochs=3", "cache.dir=cache")
     for words in (("run.dir=runs/kept",), ("run.dir=runs/plain", "cache=none")):
@@ -270,6 +273,7 @@ def test_two_processes_share_what_one_of_them_has_computed(tmp_path: Path) -> No
     assert len(list((tmp_path / "cache").glob("*/entry.json"))) == 2
 
 
+@pytest.mark.medium
 def test_a_mistake_ends_every_process_with_code_2(tmp_path: Path) -> None:
     for command, said in (
         (("resume=must", "run.dir=runs/nothing"), "resume=must needs an earlier run of the same command"),

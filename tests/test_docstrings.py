@@ -63,6 +63,7 @@ def test_fewer_than_two_installed_packages_are_an_error(packages: tuple[str, ...
         sentences(packages)
 
 
+@pytest.mark.medium
 def test_what_is_installed_gives_thousands_in_seconds() -> None:
     start = time.process_time()
     found = sentences()

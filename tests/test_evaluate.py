@@ -30,6 +30,7 @@ def assert_equal_to_the_last_digit(folder: Path) -> None:
     assert found.before == found.measured
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "options",
     [
@@ -44,6 +45,7 @@ def test_images_are_measured_as_in_training(run_train, options: tuple[str, ...])
     assert_equal_to_the_last_digit(finished(run_train(*DIGITS, *options)))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "options",
     [
@@ -63,6 +65,7 @@ def test_sounds_are_measured_as_in_training(run_train, tmp_path: Path, model: tu
     assert_equal_to_the_last_digit(finished(run_train(*model)))
 
 
+@pytest.mark.medium
 def test_neither_pretrained_weights_nor_the_place_of_the_data_are_needed(run_train, tmp_path: Path) -> None:
     from test_transformers import TINY
     from transformers import AutoConfig, AutoModel
@@ -88,6 +91,7 @@ def test_neither_pretrained_weights_nor_the_place_of_the_data_are_needed(run_tra
     }
 
 
+@pytest.mark.medium
 def test_other_data_keep_the_classes_of_the_run_by_name(run_train, run_script, tmp_path: Path) -> None:
     """A table with one class alone, the second of the run: its index must not become that of the first."""
     rows = sentences(60)
@@ -111,6 +115,7 @@ def test_other_data_keep_the_classes_of_the_run_by_name(run_train, run_script, t
     assert right > len(sea) / 2
 
 
+@pytest.mark.medium
 def test_what_cannot_be_measured_is_told_in_words(run_train, run_script, tmp_path: Path) -> None:
     folder = finished(run_train(*TEXT, write(tmp_path / "data", sentences(60))))
     other = write(tmp_path / "other", [row | {"label": "space"} for row in sentences(20, seed=1)], test=4)
@@ -132,6 +137,7 @@ def test_what_cannot_be_measured_is_told_in_words(run_train, run_script, tmp_pat
         assert "Traceback" not in errors
 
 
+@pytest.mark.medium
 def test_nothing_is_written_unasked(run_train, run_script) -> None:
     folder = finished(run_train(*DIGITS))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

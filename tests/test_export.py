@@ -37,6 +37,7 @@ def logits_of(folder: Path, inputs) -> torch.Tensor:
         return fitted(folder).network(inputs)
 
 
+@pytest.mark.medium
 @pytest.mark.fault("J1")
 @pytest.mark.parametrize(("freezing", "tolerance"), [("gradual", 1e-6), ("lora", 1e-5)])
 def test_safetensors_give_the_logits_of_the_checkpoint(run_train, tmp_path: Path, freezing: str, tolerance) -> None:
@@ -57,6 +58,7 @@ def test_safetensors_give_the_logits_of_the_checkpoint(run_train, tmp_path: Path
         assert json.loads(file.metadata()["task"]) == "class"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", GRAPHS)
 def test_the_bundled_network_as_a_graph(run_train, form: str) -> None:
     folder = finished(run_train(*DIGITS))
@@ -81,6 +83,7 @@ def test_the_bundled_network_as_a_graph(run_train, form: str) -> None:
     assert told["preprocessing"]["mean"] == [0.3]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", GRAPHS)
 def test_texts_of_any_length_as_a_graph(text_run, form: str) -> None:
     folder = text_run("freezing=lora")
@@ -97,6 +100,7 @@ def test_texts_of_any_length_as_a_graph(text_run, form: str) -> None:
             assert (torch.from_numpy(logits) - logits_of(folder, inputs)).abs().max() <= 1e-5
 
 
+@pytest.mark.medium
 def test_a_mel_image_network_as_onnx_without_its_data(run_train, tmp_path: Path) -> None:
     folders(tmp_path / "data", count=8)
     folder = finished(run_train(*MEL))
@@ -149,6 +153,7 @@ def test_hf_is_refused_where_the_library_pools_otherwise(text_run, run_script) -
     assert not (folder / "export" / "hf").exists()
 
 
+@pytest.mark.medium
 def test_hf_of_tags_and_of_letters(run_train, tmp_path: Path) -> None:
     rows = [row | {"label": " ".join(word[0] for word in row["text"].split())} for row in sentences(60)]
     tags = finished(run_train(*TEXT, write(tmp_path / "tags", rows), "task=token_classification"))
@@ -164,6 +169,7 @@ def test_hf_of_tags_and_of_letters(run_train, tmp_path: Path) -> None:
         export(own, "hf")
 
 
+@pytest.mark.medium
 def test_an_export_that_differs_leaves_nothing(run_train, run_script, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = finished(run_train(*DIGITS))
     from thaw.serve import safetensors_format

@@ -59,6 +59,7 @@ def kept(record: dict) -> list[tuple[str, str, bool]]:
     return [(entry["split"], entry["after"], entry["reused"]) for entry in record.get("features", [])]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -101,6 +102,7 @@ def test_the_body_runs_once_over_each_sample(run_train, forward_passes: list[int
     assert 64 + 144 + 360 <= sum(forward_passes) < 64 + 144 + 360 + 6 * 32 + 32
 
 
+@pytest.mark.medium
 def test_another_seed_and_another_rate_find_what_the_first_has_computed(run_train, forward_passes) -> None:
     assert run_train(*PROBE).code == 0
     forward_passes.clear()
@@ -109,6 +111,7 @@ def test_another_seed_and_another_rate_find_what_the_first_has_computed(run_trai
     assert sum(forward_passes) < 64 + 144
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "other",
     ["model.weights=none", "data.image_size=40", "data.batch_size=16", "seed=1", "data.train_size=65"],
@@ -119,6 +122,7 @@ def test_other_weights_samples_or_shapes_are_not_served(run_train, other: str) -
     assert ("train", "block03", False) in kept(outcome.record)
 
 
+@pytest.mark.medium
 def test_what_is_whole_under_its_key_and_yet_wrong_is_found_and_computed_again(run_train) -> None:
     first = run_train(*PROBE, "run.dir=runs/first")
     assert first.code == 0
@@ -135,6 +139,7 @@ def test_what_is_whole_under_its_key_and_yet_wrong_is_found_and_computed_again(r
     assert_same(Path("runs/first"), Path("runs/second"))
 
 
+@pytest.mark.medium
 def test_a_run_that_was_stopped_goes_on_from_the_cache_to_the_same_end(run_train, stopped_after_epoch) -> None:
     assert run_train(*GRADUAL, "run.dir=runs/whole").code == 0
     for epoch in (1, 4):
@@ -144,12 +149,14 @@ def test_a_run_that_was_stopped_goes_on_from_the_cache_to_the_same_end(run_train
     assert_same(Path("runs/whole"), Path("runs/parts"))
 
 
+@pytest.mark.medium
 def test_augmentation_that_draws_anew_is_told_and_only_validation_is_kept(run_train) -> None:
     outcome = run_train(*QUICK, "freezing=linear_probe")
     assert [entry[0] for entry in kept(outcome.record)] == ["val", "test"]
     assert "data.views=4" in outcome.printed
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("words", ["freezing=none", "freezing=lora", "freezing.batch_norm=adapt", "freezing=bias_only"])
 def test_what_moves_is_not_kept(run_train, words: str) -> None:
     outcome = run_train(*QUICK, "data.augment=none", words)
@@ -157,6 +164,7 @@ def test_what_moves_is_not_kept(run_train, words: str) -> None:
     assert not kept(outcome.record)
 
 
+@pytest.mark.medium
 def test_a_disk_that_is_full_stops_no_run(run_train, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -168,6 +176,7 @@ def test_a_disk_that_is_full_stops_no_run(run_train, monkeypatch: pytest.MonkeyP
     assert not list(Path("cache").glob("*/"))
 
 
+@pytest.mark.medium
 def test_no_room_and_no_right_to_write_stop_no_run(run_train) -> None:
     assert not kept(run_train(*PROBE, "cache.max_gb=0.00001").record)
     Path("file").touch()

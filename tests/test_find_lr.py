@@ -70,6 +70,7 @@ def test_a_loss_that_does_not_fall_suggests_nothing() -> None:
         _ = curve.suggestion
 
 
+@pytest.mark.medium
 def test_on_digits_it_comes_near_what_is_known_to_be_good() -> None:
     """The README's rates: 3e-4 by default, and 1e-3 with 100 labels."""
     curve, rates = curve_of("optimizer.layer_decay=0.5")
@@ -99,6 +100,7 @@ def run_find_lr(run_task):
     return lambda *words: run_task(script.find_lr, "find_lr.py", *words)
 
 
+@pytest.mark.medium
 def test_the_script_prints_a_line_to_paste_and_leaves_a_picture_alone(run_find_lr, tmp_path: Path) -> None:
     outcome: Outcome = run_find_lr(*QUICK, "freezing=linear_probe")
     assert outcome.code == 0, outcome.errors
@@ -114,6 +116,7 @@ def test_a_mistake_is_told_as_by_a_run(run_find_lr) -> None:
     assert "Did you mean 'optimizer.lr'?" in outcome.errors
 
 
+@pytest.mark.medium
 def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "find_lr.py"), "trainer=cpu", "data.batch_size=512"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "FORCE_COLOR": "1", "COLUMNS": "100"}

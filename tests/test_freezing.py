@@ -141,6 +141,7 @@ class Holdings(L.Callback):
         self.steps.append((trained, graded, {name for name, p in named.items() if id(p) in kept}))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [*sorted(path.stem for path in (config.CONF / "freezing").glob("*.yaml")), "back"])
 def test_only_what_trains_now_holds_a_gradient_and_a_state_of_the_optimizer(name: str) -> None:
     """Also after a thaw, and where a group that has trained freezes again."""

@@ -41,6 +41,7 @@ def test_gradients_and_statistics_are_the_same_bits_from_less_memory(name: str) 
         assert torch.equal(one, other[1]), path
 
 
+@pytest.mark.medium
 def test_a_run_is_the_same_and_may_change_its_mind_when_it_goes_on(run_train, stopped_after_epoch) -> None:
     options = ("logger=none", "data.train_size=64", "trainer.max_epochs=3", "trainer=cpu", "model.drop_path=0.2")
     stock = run_train(*options, "run.dir=runs/stock").folders[-1]

@@ -31,6 +31,7 @@ def test_only_the_wait_for_a_batch_is_clocked(workers: int) -> None:
         assert workers or waited >= 0.2
 
 
+@pytest.mark.medium
 def test_a_slow_loader_makes_a_long_wait_that_is_told_and_recorded(run_train, monkeypatch) -> None:
     quick = ("freezing=none", "data.train_size=40", "trainer.max_epochs=1", "logger=none", "test=false")
     outcome = run_train(*quick)

@@ -201,6 +201,7 @@ def test_what_is_frozen_beside_the_adapters_does_not_move_in_a_fit() -> None:
     assert (state.mode, strategy.states[0].mode, strategy.states[-1].mode) == ("mixed", "eval", "train")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "options",
     [(), pytest.param(("freezing.dora=true", "freezing.dropout=0.2"), marks=pytest.mark.slow)],

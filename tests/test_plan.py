@@ -140,6 +140,7 @@ def planned(*overrides: str) -> tuple[Plan, Callable[..., L.Trainer], object]:
     return found, run, module
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -196,6 +197,7 @@ def below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.medium
 def test_a_plan_tells_phases_groups_rates_costs_and_files_and_leaves_a_picture_alone(
     run_plan, run_train, reports, tmp_path: Path
 ) -> None:
@@ -220,6 +222,7 @@ def test_a_plan_tells_phases_groups_rates_costs_and_files_and_leaves_a_picture_a
     assert "runs/digits-resnet-gradual-2:" in again.printed
 
 
+@pytest.mark.medium
 def test_mistakes_are_named_as_by_a_run(run_plan, run_train, tmp_path: Path) -> None:
     mistakes = ("optimizer.lrr=1", "trainer.max_epochs=2.5", "freezing.over=2")
     outcome = run_plan(*mistakes)
@@ -231,6 +234,7 @@ def test_mistakes_are_named_as_by_a_run(run_plan, run_train, tmp_path: Path) -> 
     assert not below(tmp_path)
 
 
+@pytest.mark.medium
 def test_what_surgical_finds_is_planned_said_and_recorded(run_plan, run_train) -> None:
     planned, run = run_plan(*QUICK, "freezing=surgical"), run_train(*QUICK, "freezing=surgical")
     said = [[line for line in o.printed.splitlines() if line.startswith("surgical: ")] for o in (planned, run)]
@@ -243,6 +247,7 @@ def test_what_surgical_finds_is_planned_said_and_recorded(run_plan, run_train) -
     assert run.record["timeline"][0]["groups"] == [largest, "head"]
 
 
+@pytest.mark.medium
 def test_what_is_decided_while_it_runs_is_told_at_its_earliest(run_plan) -> None:
     outcome = run_plan(*QUICK, "freezing.on=plateau", "freezing.patience=1", "scheduler=plateau")
     assert outcome.code == 0, outcome.errors
@@ -251,6 +256,7 @@ def test_what_is_decided_while_it_runs_is_told_at_its_earliest(run_plan) -> None
     assert "Epochs 1–2" in outcome.printed
 
 
+@pytest.mark.medium
 def test_the_earliest_thaws_on_a_plateau_are_those_of_a_metric_that_never_gets_better(run_train) -> None:
     freezing = Gradual(on="plateau", patience=2)
     freezing.assume_earliest(["stem", "block00", "block01", "head"])

@@ -51,6 +51,7 @@ def assert_same_numbers(mine: list[dict], before: list[dict], tolerance: float =
         assert now.get("error", "") == ""
 
 
+@pytest.mark.medium
 @pytest.mark.fault("J5")
 def test_images_are_predicted_as_the_run_itself_did(run_train, run_script, alone, tmp_path: Path) -> None:
     from thaw.data.digits import Digits
@@ -164,6 +165,7 @@ def test_each_task_has_its_columns(run_train, run_script, tmp_path: Path, task: 
         assert [row["prediction"] for row in mine] == [row["prediction"] for row in before]
 
 
+@pytest.mark.medium
 def test_a_resumed_run_leaves_the_same(run_train, stopped_after_epoch, tmp_path: Path) -> None:
     def left(folder: Path) -> dict:
         inputs = json.loads((folder / "run.json").read_text())["inputs"]
@@ -178,6 +180,7 @@ def test_a_resumed_run_leaves_the_same(run_train, stopped_after_epoch, tmp_path:
     assert not list(folder.rglob("*.tmp"))
 
 
+@pytest.mark.medium
 def test_memory_does_not_grow_with_the_number_of_samples(run_train, tmp_path: Path) -> None:
     predictor = Predictor(fitted(finished(run_train(*TEXT, write(tmp_path / "data", sentences(60))))))
 
@@ -196,6 +199,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(run_train, tmp_path: Pa
     assert late - early < a_row_each
 
 
+@pytest.mark.medium
 def test_what_cannot_be_predicted_is_told_in_words(run_train, run_script, stopped_after_epoch, tmp_path: Path) -> None:
     folder = finished(run_train(*DIGITS))
     with stopped_after_epoch(0):

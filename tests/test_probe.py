@@ -25,6 +25,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     return {shlex.join(text for text in record["overrides"] if text != "test=false"): record for record in found}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "options",
     [
@@ -63,6 +64,7 @@ def test_each_head_ends_as_the_single_run_of_its_command(sweep, run_train, tmp_p
 TINY = ("trainer.max_epochs=2", "optimizer.lr=1e-4,3e-3", "model.dropout=0.0", "optimizer.weight_decay=0.01")
 
 
+@pytest.mark.medium
 def test_seeds_fold_and_the_chosen_head_alone_reads_the_test_split(sweep, run_train, tmp_path: Path) -> None:
     outcome = sweep(*TINY, "seed=0,1", tiny=FEW)
     assert outcome.code == 0, outcome.errors
@@ -84,6 +86,7 @@ def test_seeds_fold_and_the_chosen_head_alone_reads_the_test_split(sweep, run_tr
     )
 
 
+@pytest.mark.medium
 def test_what_is_interrupted_goes_on_and_what_is_finished_is_not_trained_again(
     sweep, tmp_path: Path, monkeypatch
 ) -> None:
@@ -115,6 +118,7 @@ def test_what_is_interrupted_goes_on_and_what_is_finished_is_not_trained_again(
     assert len(seen) == done
 
 
+@pytest.mark.medium
 def test_a_head_that_runs_away_costs_its_trial_alone(sweep, run_train, tmp_path: Path) -> None:
     outcome = sweep("optimizer.lr=1e-3,1e30", *TINY[2:], "trainer.max_epochs=2", tiny=FEW)
     assert outcome.code == 3
@@ -126,6 +130,7 @@ def test_a_head_that_runs_away_costs_its_trial_alone(sweep, run_train, tmp_path:
     assert good["history"] == pytest.approx(alone["history"], abs=1e-4)
 
 
+@pytest.mark.medium
 def test_each_view_of_a_sample_is_that_of_its_epoch(sweep, run_train, tmp_path: Path) -> None:
     few = ("search=probe", "data.views=2", "data.train_size=70", "logger=none")
     outcome = sweep(*TINY, "trainer.max_epochs=3", "monitor=val/loss", tiny=few)
@@ -161,6 +166,7 @@ def test_what_cannot_train_together_is_told_before_anything_is_trained(
     assert not list((tmp_path / "sweep").glob("*"))
 
 
+@pytest.mark.medium
 def test_the_best_rate_of_the_probes_is_the_first_trial_of_a_search(sweep, tmp_path: Path) -> None:
     assert sweep(*TINY, tiny=FEW).code == 0
     space = ("optimizer.lr=interval(1e-4,1e-2)", "optimizer.layer_decay=interval(0.5,1.0)")
@@ -173,6 +179,7 @@ def test_the_best_rate_of_the_probes_is_the_first_trial_of_a_search(sweep, tmp_p
     assert {"optimizer.lr=0.003", "optimizer.layer_decay=1.0"} <= set(row["overrides"])
 
 
+@pytest.mark.medium
 def test_a_job_composed_from_another_is_what_hydra_composes(sweep, tmp_path: Path) -> None:
     assert sweep(*TINY[1:], "trainer.max_epochs=1", tiny=FEW).code == 0
     for path in (tmp_path / "sweep").glob("*/config.yaml"):

@@ -206,6 +206,7 @@ def test_a_gradual_thaw_changes_what_counts() -> None:
     assert found[0] == 1
 
 
+@pytest.mark.medium
 def test_l1_makes_a_sparse_network_and_tells_how_sparse(run_train) -> None:
     outcome = run_train(*QUICK, "freezing=last_n", *L1_STRONG, "regularization.strength=0.9")
     assert outcome.code == 0, outcome.errors
@@ -224,6 +225,7 @@ def test_l1_makes_a_sparse_network_and_tells_how_sparse(run_train) -> None:
             assert torch.equal(value, start[name]), name
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["l1", "l2", "l2_sp"])
 def test_a_stopped_run_goes_on_as_the_same_run(run_train, stopped_after_epoch, kind: str) -> None:
     command = (*QUICK, f"regularization={kind}", "freezing=probe_then_tune")

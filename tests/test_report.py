@@ -46,6 +46,7 @@ def alts(page: str, *words: str) -> list[str]:
     return [alt for alt in re.findall(r'aria-label="([^"]*)"', page) if all(word in alt for word in words)]
 
 
+@pytest.mark.medium
 def test_a_page_and_a_card_tell_what_was_done_and_what_came_of_it(run_quick, tmp_path: Path) -> None:
     """In every part, without markup of the user's or a secret in it."""
     draw = np.random.default_rng(0)
@@ -89,6 +90,7 @@ def test_a_page_and_a_card_tell_what_was_done_and_what_came_of_it(run_quick, tmp
     assert (read.pipeline_tag, read.library_name, read.base_model) == ("image-classification", "thaw", None)
 
 
+@pytest.mark.medium
 def test_a_section_that_fails_leaves_the_others_and_the_run_alone(run_quick, monkeypatch) -> None:
     def broken(evidence: Any) -> Section:
         raise ZeroDivisionError("nothing to divide by")
@@ -101,6 +103,7 @@ def test_a_section_that_fails_leaves_the_others_and_the_run_alone(run_quick, mon
     assert "What is left" in (outcome.folders[-1] / "report.html").read_text()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("end", "code"), [(KeyboardInterrupt(), 0), (SystemExit(143), 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_a_run_has_finished_before_its_report_and_however_that_ends(run_quick, monkeypatch, end, code: int) -> None:
     seen = []
@@ -122,12 +125,14 @@ def test_a_run_has_finished_before_its_report_and_however_that_ends(run_quick, m
     assert "Already finished" in again.printed
 
 
+@pytest.mark.medium
 def test_without_a_report_none_is_written(run_quick) -> None:
     outcome = run_quick("trainer.max_epochs=1", "report=none")
     assert outcome.code == 0
     assert not {"report.html", "README.md"} & {path.name for path in outcome.folders[-1].iterdir()}
 
 
+@pytest.mark.medium
 def test_a_resumed_run_has_moved_as_far_as_one_that_was_left_alone(run_quick, stopped_after_epoch) -> None:
     straight = run_quick("run.dir=runs/straight").folders[-1]
     with stopped_after_epoch(0):
@@ -141,6 +146,7 @@ def test_a_resumed_run_has_moved_as_far_as_one_that_was_left_alone(run_quick, st
         assert one == other
 
 
+@pytest.mark.medium
 def test_of_a_sweep_the_chosen_run_alone_writes_a_report(sweep, tmp_path: Path) -> None:
     outcome = sweep("optimizer.lr=1e-5,3e-3")
     assert outcome.code == 0, outcome.printed + outcome.errors
@@ -290,6 +296,7 @@ def test_a_distance_is_relative_and_zero_where_nothing_moved() -> None:
     assert distances(start, end) == {"stem": 0.0, "block00": pytest.approx(0.5), "head": 0.0}
 
 
+@pytest.mark.medium
 def test_of_adapters_the_update_counts(run_train, reports) -> None:
     outcome = run_train(*QUICK[:3], "freezing=lora")
     assert outcome.code == 0, outcome.errors + outcome.printed

@@ -44,6 +44,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("options", [(), ("task.class_weights=balanced", "monitor=val/loss"), ("data.batch_size=24",)])
 def test_a_restored_run_measures_exactly_what_the_run_did(finished, options: tuple[str, ...]) -> None:
     folder = finished(*options)
@@ -54,6 +55,7 @@ def test_a_restored_run_measures_exactly_what_the_run_did(finished, options: tup
     assert run.mode == ("min" if run.metric.endswith("loss") else "max")
 
 
+@pytest.mark.medium
 def test_a_restored_run_may_have_been_moved(finished, tmp_path: Path) -> None:
     folder = finished()
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
@@ -61,6 +63,7 @@ def test_a_restored_run_may_have_been_moved(finished, tmp_path: Path) -> None:
     assert run.measure(run.checkpoint()["state_dict"], "test")["test/loss"] == run.record["metrics"]["test/loss"]
 
 
+@pytest.mark.medium
 def test_a_monitor_of_training_does_not_choose_between_weights(finished) -> None:
     assert restore(finished("monitor=train/loss")).metric == "val/accuracy"
 
@@ -78,6 +81,7 @@ def test_a_missing_or_unfinished_run_is_named(run_train, stopped_after_epoch, tm
             assert "Traceback" not in errors
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S5")
 @pytest.mark.parametrize(
     ("change", "said"),
@@ -99,6 +103,7 @@ def test_the_settings_of_a_run_are_checked_as_those_of_a_fresh_one(finished, cha
         restore(path.parent)
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S1")
 def test_a_checkpoint_that_would_run_code_is_refused(finished, tmp_path: Path) -> None:
     folder = finished()
@@ -113,6 +118,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(finished, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.medium
 def test_weights_of_another_network_are_refused_in_words(finished) -> None:
     run = restore(finished())
     with pytest.raises(UserError, match="must fit the network"):
@@ -131,6 +137,7 @@ def test_interpolation_is_exact_at_its_ends_and_where_both_are_equal() -> None:
         torch.testing.assert_close(mixed["w"], (1 - alpha) * start + alpha * end)
 
 
+@pytest.mark.medium
 def test_wise_ft_goes_from_the_pretrained_body_to_the_run_itself(finished, run_script) -> None:
     from thaw.model.timm import timm_network
 
@@ -157,21 +164,25 @@ def test_wise_ft_goes_from_the_pretrained_body_to_the_run_itself(finished, run_s
     assert (folder / "interpolation.png").stat().st_size > 1000
 
 
+@pytest.mark.medium
 def test_between_equal_values_the_one_nearest_to_the_run_is_chosen(finished) -> None:
     assert wise_ft(restore(finished("freezing=linear_probe")), steps=3).chosen == 1.0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("options", "said"), [(("model.weights=none",), "pretrained weights to go back to")])
 def test_there_must_be_pretrained_weights_to_go_back_to(finished, options: tuple[str, ...], said: str) -> None:
     with pytest.raises(UserError, match=said):
         wise_ft(restore(finished(*options)))
 
 
+@pytest.mark.medium
 def test_one_step_is_no_way(finished, run_script) -> None:
     code, _, errors = run_script("interpolate", finished(), "--steps", 1)
     assert (code, errors.strip()) == (2, "error: --steps must be at least 2, for both ends; got 1.")
 
 
+@pytest.mark.medium
 def test_a_soup_of_one_checkpoint_is_that_checkpoint(finished, tmp_path: Path) -> None:
     folder = finished("freezing=none")
     shutil.copy(folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt")
@@ -183,6 +194,7 @@ def test_a_soup_of_one_checkpoint_is_that_checkpoint(finished, tmp_path: Path) -
     assert soup.test["soup"] == {name: value for name, value in metrics.items() if name.startswith("test/")}
 
 
+@pytest.mark.medium
 def test_a_greedy_soup_keeps_what_does_not_lower_validation(finished, tmp_path: Path, run_script) -> None:
     folders = [
         moved(finished("freezing=none", "monitor=val/loss", f"optimizer.lr={lr}"), lr) for lr in ("3e-3", "1e-3")
@@ -214,6 +226,7 @@ def test_a_greedy_soup_keeps_what_does_not_lower_validation(finished, tmp_path: 
     assert restore(folders[0]).measure(soup, "test") == found["test"]["soup"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -230,6 +243,7 @@ def test_runs_that_have_no_mean_are_refused_in_words(finished, run_script, optio
     assert "Traceback" not in errors
 
 
+@pytest.mark.medium
 def test_unfinished_runs_of_a_sweep_are_left_out(finished, run_train, stopped_after_epoch, run_script) -> None:
     folder = moved(finished(), "whole")
     with stopped_after_epoch(0):
@@ -241,6 +255,7 @@ def test_unfinished_runs_of_a_sweep_are_left_out(finished, run_train, stopped_af
     assert (folder.parents[1] / "mixed" / "soup.json").is_file()
 
 
+@pytest.mark.medium
 def test_what_is_read_of_a_run_is_plain(finished) -> None:
     record, settings = read_run(finished())
     assert record["status"] == "finished"

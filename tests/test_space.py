@@ -97,6 +97,7 @@ def test_a_number_that_was_drawn_is_read_back_as_it_is(number: float) -> None:
     assert OverridesParser.create().parse_override(text).value() == number
 
 
+@pytest.mark.medium
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r/"), min_size=1))
 def test_any_folder_can_be_named_to_hydra(name: str) -> None:
     folder = Path("runs") / f"x{name}"

@@ -40,6 +40,7 @@ def run(code: str, folder: Path, *arguments: str) -> str:
     return result.stdout.splitlines()[-1]
 
 
+@pytest.mark.medium
 def test_a_run_on_images_imports_what_it_uses(tmp_path: Path) -> None:
     quick = (
         "data.train_size=20",
@@ -57,6 +58,7 @@ def test_a_run_on_images_imports_what_it_uses(tmp_path: Path) -> None:
     assert not [name for name in imported if name.startswith("transformers.")]
 
 
+@pytest.mark.medium
 def test_text_and_its_optimizer_import_no_timm(tmp_path: Path) -> None:
     code = (
         "import sys\nimport thaw.model.transformers, thaw.data.text, thaw.module, thaw.optimizer as o, thaw.build\n"

@@ -114,6 +114,7 @@ def test_a_sample_without_a_label_is_told_when_it_is_met(tmp_path: Path) -> None
         list(islice(data._stream(0), 50))
 
 
+@pytest.mark.medium
 def test_a_run_over_a_stream_stopped_and_resumed_is_the_same_run(
     run_train, tmp_path: Path, stopped_after_epoch
 ) -> None:

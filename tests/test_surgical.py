@@ -83,6 +83,7 @@ def test_the_measure_is_that_of_a_plain_backward_pass() -> None:
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_measure_leaves_no_trace(workers: int) -> None:
     """Weights, statistics, gradients and what is drawn next: all as if nothing had been measured."""
@@ -126,6 +127,7 @@ def test_a_wrong_name_ends_a_run_before_anything_is_written(run_train, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.medium
 def test_the_decision_is_kept_in_the_checkpoint_and_not_taken_again(
     run_train, stopped_after_epoch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ def study(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder}/sweep/study.db")
 
 
+@pytest.mark.medium
 def test_the_same_command_runs_nothing_twice_and_one_configuration_reads_the_test_split(sweep, tmp_path: Path) -> None:
     change = "print('job begins', flush=True)"
     outcome = sweep("optimizer.lr=1e-4,3e-3", "seed=0,1", change=change)
@@ -47,6 +48,7 @@ def mean(rows: list[dict[str, str]], lr: str) -> float:
     return sum(float(row["objective"]) for row in rows if row["optimizer.lr"] == lr)
 
 
+@pytest.mark.medium
 def test_a_row_repeats_and_its_objective_is_the_best_epochs(sweep, tmp_path: Path, run_train) -> None:
     assert sweep("optimizer.lr=1e-3", "trainer.max_epochs=3").code == 0
     (row,) = ledger(tmp_path)
@@ -59,6 +61,7 @@ def test_a_row_repeats_and_its_objective_is_the_best_epochs(sweep, tmp_path: Pat
     assert outcome.record["metrics"]["test/accuracy"] == float(row["test/accuracy"])
 
 
+@pytest.mark.medium
 def test_each_job_has_cores_and_a_process_group_of_its_own(sweep, tmp_path: Path) -> None:
     change = """
     import torch
@@ -73,6 +76,7 @@ def test_each_job_has_cores_and_a_process_group_of_its_own(sweep, tmp_path: Path
         assert len(places) == 2
 
 
+@pytest.mark.medium
 def test_a_sampler_tries_the_defaults_first_and_each_trial_over_all_seeds(sweep, tmp_path: Path) -> None:
     swept = ("optimizer.lr=tag(log,interval(1e-4,1e-2))", "freezing=none,gradual", "seed=0,1")
     outcome = sweep("search=random", "search.n_trials=3", *swept)
@@ -143,6 +147,7 @@ def test_a_job_of_two_processes_is_one_job(sweep, tmp_path: Path) -> None:
     assert [row["status"] for row in ledger(tmp_path)] == ["finished"]
 
 
+@pytest.mark.medium
 @pytest.mark.fault("F6")
 def test_a_server_that_is_down_is_waited_for_once_and_each_run_is_its_own(sweep, tmp_path: Path, monkeypatch) -> None:
     asked = []
@@ -161,6 +166,7 @@ def test_a_server_that_is_down_is_waited_for_once_and_each_run_is_its_own(sweep,
 OWN = {"optimizer.lr", "optimizer.weight_decay", "optimizer.layer_decay", "freezing"}  # of search=random
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "swept"),
     [
@@ -189,6 +195,7 @@ def trials(folder: Path, **settings: object) -> Trials:
     return Trials("name", f"sqlite:///{folder}/study.db", search, space, "max")
 
 
+@pytest.mark.medium
 def test_as_many_trials_as_wanted_are_handed_out_to_any_number_of_hands(tmp_path: Path) -> None:
     hands = [trials(tmp_path) for _ in range(3)]
     taken = [trial for _ in range(4) for hand in hands if (trial := hand.take())]
@@ -209,6 +216,7 @@ def test_a_trial_that_two_took_at_the_same_moment_is_given_back(tmp_path: Path, 
     assert len(one.ended()) == len(other.ended()) == 1
 
 
+@pytest.mark.medium
 def test_what_is_drawn_depends_on_the_seed_and_not_on_interruptions(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -304,6 +312,7 @@ def test_of_a_grid_each_point_is_tried_once_however_often_it_is_gone_on_with(tmp
     assert hand.open == 0
 
 
+@pytest.mark.medium
 def test_two_trials_with_the_same_values_share_one_job(sweep, tmp_path: Path) -> None:
     few = ("seed=0", "freezing=none,linear_probe")
     outcome = sweep("search=random", "search.n_trials=4", *few, change="print('job begins', flush=True)")

@@ -60,6 +60,7 @@ def test_two_texts_stay_apart_also_where_the_tokenizer_puts_nothing_between() ->
     assert "good\nbad" in bare.decode(bare.encode(["good"], ["bad"])["input_ids"][0])
 
 
+@pytest.mark.medium
 def test_the_fingerprint_is_the_same_in_every_process_and_another_for_another_tokenizer() -> None:
     code = "from thaw.model.tokenizer import byte_tokenizer as t; print(t().fingerprint)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

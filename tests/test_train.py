@@ -33,6 +33,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.medium
 def test_a_run_tells_its_plan_its_thaws_and_its_results(run_train) -> None:
     outcome = run_train(*QUICK)
     assert outcome.code == 0, outcome.errors
@@ -54,6 +55,7 @@ def test_a_run_tells_its_plan_its_thaws_and_its_results(run_train) -> None:
     assert "Run directory: runs/digits-resnet-gradual" in said
 
 
+@pytest.mark.medium
 def test_run_json_is_whole(run_train) -> None:
     outcome = run_train(*QUICK, "seed=3")
     record, folder = outcome.record, outcome.folders[-1]
@@ -77,6 +79,7 @@ def test_run_json_is_whole(run_train) -> None:
     assert not list(folder.rglob("*.tmp"))
 
 
+@pytest.mark.medium
 def test_the_figures_of_the_record_are_those_of_the_files(run_train) -> None:
     outcome = run_train(*QUICK)
     folder, record = outcome.folders[-1], outcome.record
@@ -91,6 +94,7 @@ def test_the_figures_of_the_record_are_those_of_the_files(run_train) -> None:
     assert {"lr/head/decay", "lr/block03/no_decay"} <= set(rows[0])
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B11")
 def test_checkpoints_hold_plain_containers_and_the_last_is_the_last(run_train) -> None:
     outcome = run_train(*QUICK, "monitor=val/loss")
@@ -101,6 +105,7 @@ def test_checkpoints_hold_plain_containers_and_the_last_is_the_last(run_train) -
     assert torch.serialization.get_unsafe_globals_in_checkpoint(last) == []
 
 
+@pytest.mark.medium
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(run_train) -> None:
     first = run_train(*QUICK, "model.dropout=0.3").folders[-1]
     second = run_train(*QUICK, "model.dropout=0.3").folders[-1]
@@ -110,6 +115,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(run_train) ->
     assert not same(weights(first), weights(other))
 
 
+@pytest.mark.medium
 @pytest.mark.fault("A1")
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("freezing", ["gradual", "probe_then_tune"])
@@ -160,6 +166,7 @@ def test_a_run_stopped_at_an_epoch_and_resumed_is_the_same_run(
     assert len(val[0]) == 4
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B14")
 def test_a_finished_run_is_not_run_again(run_train) -> None:
     run_train(*QUICK)
@@ -169,6 +176,7 @@ def test_a_finished_run_is_not_run_again(run_train) -> None:
     assert "Already finished" in again.printed
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B12")
 def test_changed_settings_are_refused_on_resume_with_the_difference(run_train) -> None:
     run_train(*QUICK, "run.dir=runs/mine")
@@ -186,6 +194,7 @@ def test_a_run_that_diverges_is_no_finished_run(run_train) -> None:
     assert "optimizer.lr" in outcome.record["reason"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("monitor", ["train/loss", "val/loss"])
 def test_plateau_follows_the_monitor_of_either_split(run_train, monitor: str) -> None:
     """A rate too small to improve anything must fall after the patience."""
@@ -199,6 +208,7 @@ def test_plateau_follows_the_monitor_of_either_split(run_train, monitor: str) ->
     assert min(rates) < 0.5 * max(rates)
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B15")
 def test_resume_without_an_earlier_run(run_train) -> None:
     assert run_train(*QUICK, "resume=must").code == 2
@@ -221,6 +231,7 @@ def test_a_failure_is_recorded_with_its_reason(run_train, monkeypatch: pytest.Mo
     assert "the disk is on fire" in (outcome.folders[-1] / "error.log").read_text()
 
 
+@pytest.mark.medium
 def test_a_multirun_makes_a_directory_for_each_job(run_train, tmp_path: Path) -> None:
     outcome = run_train("-m", *QUICK, "trainer.max_epochs=1", "freezing=none,linear_probe", "seed=0,1")
     assert outcome.code == 0, outcome.errors
@@ -231,6 +242,7 @@ def test_a_multirun_makes_a_directory_for_each_job(run_train, tmp_path: Path) ->
     }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "override",
     [
@@ -281,6 +293,7 @@ def test_weights_that_cannot_be_had_stop_the_run_in_words(run_train) -> None:
     assert not outcome.folders
 
 
+@pytest.mark.medium
 @pytest.mark.fault("F4")
 def test_wandb_offline_in_a_process_of_its_own(tmp_path: Path) -> None:
     """The one run with the real logger: no key, no prompt, one line that says how to sync."""

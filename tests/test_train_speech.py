@@ -45,6 +45,7 @@ def folders(root: Path, count: int = 16) -> None:
                 save(root / split / name / f"{number:02d}.wav", wave)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "model",
     [(*SMALL, "optimizer.lr=0.01"), (*WAV2VEC2, "optimizer.lr=0.01"), ("model=resnet",)],
@@ -68,6 +69,7 @@ def test_sounds_are_classified(run_train, tmp_path: Path, model: tuple[str, ...]
     assert "seconds" in outcome.printed
 
 
+@pytest.mark.medium
 def test_random_weights_that_are_kept_frozen_are_told(run_train, tmp_path: Path) -> None:
     folders(tmp_path / "data", count=6)
     data = ("data=speech_folder", "data.root=data", "data.val_size=0.25", *QUICK, "trainer.max_epochs=1")
@@ -77,6 +79,7 @@ def test_random_weights_that_are_kept_frozen_are_told(run_train, tmp_path: Path)
     assert "random weights" not in run_train(*data, "model=resnet", "freezing=gradual").printed
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("model", [SMALL, WAV2VEC2], ids=lambda model: model[0])
 def test_letters_are_recognised(run_train, tmp_path: Path, model: tuple[str, ...]) -> None:
     (tmp_path / "data").mkdir()
@@ -92,6 +95,7 @@ def test_letters_are_recognised(run_train, tmp_path: Path, model: tuple[str, ...
     assert not (outcome.folders[-1] / "per_class.csv").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
 def test_images_come_from_a_table(run_train, tmp_path: Path, task: str) -> None:
     (tmp_path / "data" / "images").mkdir(parents=True)

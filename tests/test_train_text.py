@@ -62,6 +62,7 @@ def finished(outcome: Outcome, names: list[str] | None) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("model", [BERT, (*GPT, "data.batch_size=5")])
 def test_sentences_are_classified(run_train, tmp_path: Path, model: tuple[str, ...]) -> None:
     rows = sentences(80)
@@ -97,6 +98,7 @@ def test_pairs_are_classified_in_batches_of_tokens(run_train, tmp_path: Path) ->
     assert outcome.record["data"]["classes"] == ["no", "yes"]
 
 
+@pytest.mark.medium
 def test_several_labels_from_one_column_or_several(run_train, tmp_path: Path) -> None:
     rows = [
         {"text": row["text"], "both": ";".join(held), "cow": int("cow" in held), "fish": int("fish" in held)}
@@ -172,6 +174,7 @@ def test_the_embedded_text_is_classified(run_train) -> None:
     assert outcome.record["data"]["quality"]["leaks"] == []
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("freezing", ["none", "gradual"])
 def test_a_run_over_text_stopped_and_resumed_is_the_same_run(
     run_train, tmp_path: Path, stopped_after_epoch, freezing: str

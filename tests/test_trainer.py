@@ -42,6 +42,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
     return graphs
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("options", SLOW)
 def test_a_compiled_run_is_the_plain_run_and_goes_on_from_its_checkpoint(
     run_train, stopped_after_epoch, compiled, options: tuple[str, ...]
@@ -62,6 +63,7 @@ def test_a_compiled_run_is_the_plain_run_and_goes_on_from_its_checkpoint(
         torch.testing.assert_close(held, other[name], msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.medium
 def test_every_stage_runs_compiled_however_many_there_are(run_train, compiled) -> None:
     """The six layer groups thaw one by one, each with a last batch of its own size, in training and in validation."""
     phases = [
@@ -74,6 +76,7 @@ def test_every_stage_runs_compiled_however_many_there_are(run_train, compiled) -
     assert len(compiled) >= 2 * 5
 
 
+@pytest.mark.medium
 def test_a_compiled_run_goes_on_bit_for_bit(run_train, stopped_after_epoch, compiled) -> None:
     words = (*QUICK, "trainer.compile=true")
     whole = run_train(*words, "run.dir=runs/whole").folders[-1]
@@ -105,6 +108,7 @@ def test_without_the_headers_of_python_it_is_said(monkeypatch: pytest.MonkeyPatc
         assert_compiler("cpu")
 
 
+@pytest.mark.medium
 def test_a_target_is_filled_by_accumulation(run_train) -> None:
     plain = run_train(*QUICK, "data.batch_size=8", "run.dir=runs/plain", "trainer.accumulate_grad_batches=3")
     target = run_train(*QUICK, "data.batch_size=8", "run.dir=runs/target", "trainer.target_batch_size=24")

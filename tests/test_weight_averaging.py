@@ -64,6 +64,7 @@ def floats(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if value.is_floating_point()}
 
 
+@pytest.mark.medium
 def test_swa_is_the_mean_of_the_weights_after_the_last_epochs() -> None:
     module, trail = fit(SWA(share=0.5), NoFreezing())
     last, before = trail.epochs[3], trail.epochs[2]
@@ -106,6 +107,7 @@ def test_lightnings_own_average_moves_frozen_weights() -> None:
     assert any(not torch.equal(start[name], end[name]) for name in start if name.startswith("body."))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("callback", [EMA(), SWA(share=1.0)])
 def test_counters_are_taken_and_not_averaged(callback: L.Callback) -> None:
     module, trail = fit(callback, NoFreezing())
@@ -138,6 +140,7 @@ def test_averaged_statistics_serve_as_well_as_recomputed_ones(lr: float) -> None
     assert averaged[1] >= recomputed[1] - 0.021
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["ema", "swa"])
 @pytest.mark.parametrize("freezing", ["gradual", "none"])
 def test_what_is_validated_kept_and_tested_is_the_average(run_train, name: str, freezing: str) -> None:
@@ -161,6 +164,7 @@ def test_what_is_validated_kept_and_tested_is_the_average(run_train, name: str, 
     assert run.measure(best["current_model_state"], "test")["test/loss"] != metrics["test/loss"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("stop", [0, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 2))])
 @pytest.mark.parametrize("name", ["ema", "swa"])
 def test_a_stopped_run_goes_on_as_the_same_run_with_the_same_average(
@@ -195,6 +199,7 @@ def test_a_validation_after_the_fit_measures_the_weights_loaded_for_it() -> None
     assert (module.network.head.linear.weight == 0).all()
 
 
+@pytest.mark.medium
 def test_before_the_average_begins_the_weights_themselves_are_measured_and_kept(run_train, stopped_after_epoch) -> None:
     """Lightning would measure and keep those that the run started from."""
     states, losses = [], []
@@ -209,6 +214,7 @@ def test_before_the_average_begins_the_weights_themselves_are_measured_and_kept(
     assert len(losses[0]) == 2
 
 
+@pytest.mark.medium
 def test_swa_is_not_stopped_before_it_begins_and_its_best_is_an_average(run_train) -> None:
     """At a rate of zero nothing ever improves: patience counts from the first average on, that after epoch 4."""
     command = ("callbacks=swa", "callbacks.swa.share=0.5", "callbacks.early_stopping.patience=1", "optimizer.lr=1e-12")
@@ -219,6 +225,7 @@ def test_swa_is_not_stopped_before_it_begins_and_its_best_is_an_average(run_trai
     assert "averaging_state" in checkpoint(outcome.folders[-1], "best")
 
 
+@pytest.mark.medium
 def test_the_best_of_swa_is_an_average_also_where_an_earlier_epoch_was_better(run_train) -> None:
     """At a rate of zero only the statistics of BatchNorm move, away from those that validation likes."""
     command = ("callbacks=swa", "optimizer.lr=1e-12", "data.augment=none", "freezing=none", "monitor=val/loss")
@@ -229,6 +236,7 @@ def test_the_best_of_swa_is_an_average_also_where_an_earlier_epoch_was_better(ru
     assert outcome.record["best_epoch"] >= 6
 
 
+@pytest.mark.medium
 def test_an_average_under_accumulation_counts_optimizer_steps(run_train) -> None:
     outcome = run_train(*QUICK, "callbacks=ema", "trainer.accumulate_grad_batches=3")
     assert outcome.code == 0, outcome.errors

@@ -86,6 +86,7 @@ print(sorted(seen), len(list(folder.glob(".*.tmp"))) > 0)
 """
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B1")
 @pytest.mark.parametrize(
     ("times", "point", "seen"),

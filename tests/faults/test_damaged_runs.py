@@ -94,6 +94,7 @@ def stopped(run_train, scripted) -> Callable[..., Path]:
     return stop
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("damaged", "spoil", "goes_on"),
     [
@@ -125,6 +126,7 @@ def test_a_run_goes_on_from_what_is_whole_to_the_same_end(run_train, stopped, da
     assert_same_run(folder, straight)
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B5", "B15")
 def test_must_refuses_where_nothing_is_whole_and_auto_says_that_it_starts_afresh(run_train, stopped) -> None:
     folder = stopped(0)
@@ -151,6 +153,7 @@ def test_must_refuses_where_nothing_is_whole_and_auto_says_that_it_starts_afresh
     assert again.code == 0
 
 
+@pytest.mark.medium
 def test_a_damaged_best_is_told_and_the_best_of_the_epochs_to_come_kept(run_train, stopped) -> None:
     folder = stopped(2)
     alter(checkpoint(folder, "best"))
@@ -163,6 +166,7 @@ def test_a_damaged_best_is_told_and_the_best_of_the_epochs_to_come_kept(run_trai
     assert load_checkpoint(checkpoint(folder, "best"))["epoch"] == 3
 
 
+@pytest.mark.medium
 @pytest.mark.fault("A14")
 def test_best_stays_best_when_a_moved_run_goes_on(run_train, stopped) -> None:
     folder = stopped(2)
@@ -180,6 +184,7 @@ def test_best_stays_best_when_a_moved_run_goes_on(run_train, stopped) -> None:
 PATIENT = ("freezing=none", "trainer.max_epochs=8", "callbacks.early_stopping.patience=4")
 
 
+@pytest.mark.medium
 @pytest.mark.fault("A15")
 def test_early_stopping_goes_on_counting(run_train, stopped) -> None:
     folder = stopped(3, *PATIENT)  # three epochs no better than the first
@@ -189,6 +194,7 @@ def test_early_stopping_goes_on_counting(run_train, stopped) -> None:
     assert_same_run(folder, straight.folders[-1])
 
 
+@pytest.mark.medium
 @pytest.mark.fault("A15")
 @pytest.mark.parametrize("moment", ["on_train_end", "on_test_start"])
 def test_a_run_that_has_stopped_early_trains_no_further(run_train, scripted, monkeypatch, moment: str) -> None:
@@ -212,6 +218,7 @@ def test_a_run_that_has_stopped_early_trains_no_further(run_train, scripted, mon
 # Of another network
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B9", "B10")
 def test_a_checkpoint_of_another_network_is_refused_before_training(run_train, stopped) -> None:
     folder = stopped(0)
@@ -230,6 +237,7 @@ def test_a_checkpoint_of_another_network_is_refused_before_training(run_train, s
     assert not list(folder.glob("*.lock"))
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B10")
 def test_another_model_family_is_refused_before_training(run_train, stopped) -> None:
     stopped(0)
@@ -239,6 +247,7 @@ def test_another_model_family_is_refused_before_training(run_train, stopped) -> 
     assert "epoch" not in again.printed
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B13")
 def test_other_code_is_told(run_train, stopped, monkeypatch) -> None:
     monkeypatch.setattr("thaw.run.run.git", lambda: {"commit": "a" * 40, "dirty": True, "changes": "1"})
@@ -250,6 +259,7 @@ def test_other_code_is_told(run_train, stopped, monkeypatch) -> None:
     assert "Thaw was aaaaaaa, is now bbbbbbb; Thaw has other changes that are in no commit." in said
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B13")
 def test_the_same_code_is_not_told(run_train, stopped) -> None:
     stopped(1)

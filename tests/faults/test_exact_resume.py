@@ -96,6 +96,7 @@ def table(path: Path) -> list[dict[str, float]]:
     return list(rows.values())
 
 
+@pytest.mark.medium
 @pytest.mark.fault("A2")
 @pytest.mark.parametrize(
     "kill",

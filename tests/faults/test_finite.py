@@ -143,6 +143,7 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_run(run_train, monkeypa
     assert_finite(outcome.folders[-1], "best", "last")
 
 
+@pytest.mark.medium
 @pytest.mark.fault("D1", "D2")
 @pytest.mark.parametrize(
     "overrides",
@@ -208,6 +209,7 @@ def spoilt_metric(monkeypatch: pytest.MonkeyPatch, epochs: set[int], value: floa
     monkeypatch.setattr(Classification, "compute", wrong)
 
 
+@pytest.mark.medium
 @pytest.mark.fault("D3")
 @pytest.mark.parametrize(("value", "epochs"), [(math.nan, {0}), (math.nan, {1}), (math.inf, {1})])
 def test_an_epoch_whose_metric_is_no_number_is_never_the_best(run_train, monkeypatch, value, epochs) -> None:

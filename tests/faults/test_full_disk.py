@@ -85,6 +85,7 @@ def assert_whole_after_epoch(folder: Path, epoch: int) -> None:
     assert not list(folder.rglob("*.tmp"))
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B2")
 def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_room_lets_it_go_on(
     run_train, small_disk, after_first_epoch
@@ -125,6 +126,7 @@ def test_a_disk_without_a_byte_left_does_not_hide_why_the_run_ended(run_train, s
     assert not list(place.glob("run/*.lock"))
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B2")
 def test_too_little_room_is_told_before_training_with_the_figures(run_train, small_disk) -> None:
     place = small_disk("6m")

@@ -138,6 +138,7 @@ def test_what_hydra_tells_by_a_traceback_is_told_in_words(run_train, tmp_path: P
     assert not outcome.folders
 
 
+@pytest.mark.medium
 @pytest.mark.fault("H3", "H4", "H5", "H8")
 def test_random_overrides_work_or_are_a_plain_user_error(run_task) -> None:
     try_overrides(run_task, range(25))

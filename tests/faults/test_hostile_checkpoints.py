@@ -51,6 +51,7 @@ def test_loading_runs_no_code_whatever_the_environment_says(tmp_path, monkeypatc
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S1", "S3")
 def test_no_command_runs_code_from_a_run_directory(run_train, run_task, stopped_after_epoch, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
@@ -104,6 +105,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     listener.server_close()
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S2")
 def test_no_address_is_fetched_in_place_of_a_file(run_train, run_task, server, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -47,6 +47,7 @@ def sleeps_in_a_worker(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+@pytest.mark.medium
 @pytest.mark.fault("E10")
 @pytest.mark.parametrize(("epoch", "signalled"), [(0, True), (1, True), (0, False), (1, False)])
 def test_a_killed_worker_ends_the_run_with_a_hint(run_train, monkeypatch, epoch: int, signalled: bool) -> None:
@@ -75,6 +76,7 @@ def test_a_killed_worker_ends_the_run_with_a_hint(run_train, monkeypatch, epoch:
     assert_told(outcome, "Digits", "RAM", "/dev/shm", "killed")
 
 
+@pytest.mark.medium
 @pytest.mark.fault("E11")
 def test_a_worker_that_sleeps_for_ever_ends_the_run_by_the_name_of_the_data(run_train, monkeypatch) -> None:
     read = Digits.read

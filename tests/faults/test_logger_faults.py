@@ -114,6 +114,7 @@ class Failing(CSVLogger):
     log_metrics = log_hyperparams = log_graph = after_save_checkpoint = save = finalize = fail
 
 
+@pytest.mark.medium
 @pytest.mark.fault("F5")
 def test_a_logger_that_raises_is_said_once_and_the_run_goes_on(run_train, monkeypatch, tmp_path: Path) -> None:
     failing = Failing(tmp_path / "none", RuntimeError("the [red]server[/] said 500"))

@@ -89,6 +89,7 @@ def test_python_without_memory_ends_in_the_same_words(run_train, monkeypatch, wh
     assert outcome.folders == [] or where == "fit"
 
 
+@pytest.mark.medium
 @pytest.mark.fault("D6")
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_a_process_at_its_limit_says_so(tmp_path: Path, allocation: str) -> None:

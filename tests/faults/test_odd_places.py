@@ -34,6 +34,7 @@ def python(*arguments: str, before: tuple[str, ...] = (), folder: Path, **enviro
 # Paths and names
 
 
+@pytest.mark.medium
 @pytest.mark.fault("H9")
 @pytest.mark.parametrize(
     "name",
@@ -116,6 +117,7 @@ def test_class_folders_and_metrics_name_no_file(run_train, tmp_path: Path) -> No
     assert sorted(path.stem for path in outcome.folders[-1].glob("checkpoints/*.ckpt")) == ["best", "last"]
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S20")
 def test_no_shell_reads_a_name(run_train, tmp_path: Path) -> None:
     for name in ("; touch marker", "$(touch marker)", "`touch marker`", "| touch marker", "&& touch marker"):
@@ -132,6 +134,7 @@ def test_no_shell_reads_a_name(run_train, tmp_path: Path) -> None:
 # What is missing
 
 
+@pytest.mark.medium
 @pytest.mark.fault("H10")
 @pytest.mark.parametrize(
     "home", ["unset", *(pytest.param(home, marks=pytest.mark.slow) for home in ("missing", "file"))]
@@ -160,6 +163,7 @@ def test_a_cache_that_cannot_be_written_is_named_by_its_variable(run_train, monk
     assert "Traceback" not in outcome.errors
 
 
+@pytest.mark.medium
 @pytest.mark.fault("H10")
 @pytest.mark.parametrize("model", [("model=resnet18",), ("model=bert", "data=docstrings")])
 def test_weights_that_are_in_no_cache_name_the_ways_out(run_train, monkeypatch, tmp_path: Path, model) -> None:
@@ -190,6 +194,7 @@ def test_a_package_that_is_not_installed_is_named(run_train, monkeypatch, tmp_pa
     assert "Traceback" not in outcome.errors
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S21")
 def test_a_run_opens_no_connection(tmp_path: Path) -> None:
     """In a network name space of its own there is not even a loopback that is up."""

@@ -59,6 +59,7 @@ def leaks(folder: Path, *texts: str) -> list[str]:
     return [f"{word} in {place}" for place, content in places for word in SECRETS if word.encode() in content]
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S16")
 @pytest.mark.parametrize("fail", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_planted_secrets_are_in_no_file_and_not_on_the_screen(tmp_path: Path, fail: bool) -> None:
@@ -86,6 +87,7 @@ def test_planted_secrets_are_in_no_file_and_not_on_the_screen(tmp_path: Path, fa
         assert REDACTED in (run / "error.log").read_text()
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S16")
 def test_a_sweep_and_a_mistake_show_no_secret(run_train, tmp_path: Path) -> None:
     for words in (
@@ -152,6 +154,7 @@ def test_no_setting_that_is_shipped_counts_as_a_secret() -> None:
 WORDS = st.text(st.characters(categories=("L", "N"), max_codepoint=0x24F), min_size=8, max_size=30)
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S16")
 @settings(max_examples=150, deadline=None)
 @given(word=WORDS.filter(lambda word: word not in "redacted"), name=st.sampled_from(SECRET_NAMES.split()[:9]))
@@ -169,6 +172,7 @@ def test_any_secret_under_any_secret_name_is_hidden_in_any_form(word: str, name:
     assert (nested["n"], nested["s"]) == (1, None)
 
 
+@pytest.mark.medium
 @settings(max_examples=150, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS, st.lists))
 def test_what_is_no_secret_is_not_touched(value) -> None:

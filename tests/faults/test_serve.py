@@ -44,6 +44,7 @@ def predict_and_die(folder: Path, place: Path, out: Path) -> None:
                 die()
 
 
+@pytest.mark.medium
 @pytest.mark.fault("B16")
 def test_an_exporter_killed_halfway_leaves_no_file_at_the_final_name(run_train) -> None:
     folder = finished(run_train(*DIGITS))
@@ -52,6 +53,7 @@ def test_an_exporter_killed_halfway_leaves_no_file_at_the_final_name(run_train) 
     assert list((folder / "export").rglob("model.safetensors"))  # it had come so far
 
 
+@pytest.mark.medium
 @pytest.mark.fault("J4")
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_predictions_killed_halfway_are_absent(run_train, tmp_path: Path, suffix: str) -> None:
@@ -65,6 +67,7 @@ def test_predictions_killed_halfway_are_absent(run_train, tmp_path: Path, suffix
     assert len(list(tmp_path.glob(f".out{suffix}.*.tmp"))) == 1
 
 
+@pytest.mark.medium
 @pytest.mark.fault("J2")
 def test_a_bad_file_is_a_row_with_its_error_and_the_others_go_on(run_train, run_script, tmp_path: Path) -> None:
     folder = finished(run_train(*DIGITS))
@@ -81,6 +84,7 @@ def test_a_bad_file_is_a_row_with_its_error_and_the_others_go_on(run_train, run_
     assert "every image must be readable" in rows[1]["error"]
 
 
+@pytest.mark.medium
 @pytest.mark.fault("J3")
 def test_another_number_of_classes_is_refused(run_train) -> None:
     folder = finished(run_train(*DIGITS))
@@ -91,6 +95,7 @@ def test_another_number_of_classes_is_refused(run_train) -> None:
         fitted(folder)
 
 
+@pytest.mark.medium
 @pytest.mark.fault("J3")
 @pytest.mark.parametrize("kind", ["settings", "tokenizer"])
 def test_another_preprocessing_is_refused(run_train, tmp_path: Path, kind: str) -> None:

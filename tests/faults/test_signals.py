@@ -25,6 +25,7 @@ def last_step(folder: Path) -> int:
     return load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("sent", "reason", "step"),
     [
@@ -62,6 +63,7 @@ def test_what_a_signal_ends_is_saved_and_goes_on(tmp_path: Path, sent: Signal, r
     assert "Traceback" not in said
 
 
+@pytest.mark.medium
 @pytest.mark.fault("C2", "C3")
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_in_the_test_split_it_ends_at_once_and_is_measured_the_next_time(tmp_path: Path, number: int) -> None:

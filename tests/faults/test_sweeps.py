@@ -22,6 +22,7 @@ def by_seed(folder: Path) -> dict[str, dict[str, str]]:
     return {row["seed"]: row for row in ledger(folder)}
 
 
+@pytest.mark.medium
 @pytest.mark.fault("G1")
 @pytest.mark.fault("G2")
 @pytest.mark.fault("G3")
@@ -77,6 +78,7 @@ def begun(folder: Path) -> Counter[str]:
     return Counter({path.stem: path.read_text().count("job begins") for path in logs})
 
 
+@pytest.mark.medium
 @pytest.mark.fault("G6")
 @pytest.mark.fault("G7")
 def test_a_killed_sweep_goes_on_with_what_is_missing(sweep, tmp_path: Path) -> None:
@@ -149,6 +151,7 @@ def finished(folder: Path) -> int:
     return sum(done(path) for path in (folder / "sweep").glob("*/run.json"))
 
 
+@pytest.mark.medium
 @pytest.mark.fault("G9")
 def test_another_space_in_the_same_folder_is_refused_with_the_difference(sweep, tmp_path: Path) -> None:
     assert sweep("seed=0,1").code == 0
@@ -159,6 +162,7 @@ def test_another_space_in_the_same_folder_is_refused_with_the_difference(sweep, 
     assert len(ledger(tmp_path)) == 2
 
 
+@pytest.mark.medium
 @pytest.mark.fault("G10")
 @pytest.mark.parametrize(
     ("swept", "message"),
@@ -178,6 +182,7 @@ def test_what_cannot_be_is_found_before_the_first_job(sweep, tmp_path: Path, swe
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.fault("G11")
 def test_ctrl_c_saves_what_runs_prints_the_table_and_the_same_command_goes_on(sweep, tmp_path: Path) -> None:
     from thaw.search.sweep import Sweep
@@ -204,6 +209,7 @@ def test_ctrl_c_saves_what_runs_prints_the_table_and_the_same_command_goes_on(sw
     assert [row["status"] for row in ledger(tmp_path)] == ["finished"] * 4
 
 
+@pytest.mark.medium
 @pytest.mark.fault("G12")
 def test_a_study_that_cannot_be_written_is_told_and_what_has_finished_stays(sweep, tmp_path: Path) -> None:
     assert sweep("seed=0").code == 0
@@ -233,6 +239,7 @@ def test_two_sweeps_share_one_study_and_no_trial_is_lost_or_doubled(tmp_path: Pa
     assert len(ledger(tmp_path)) == 6
 
 
+@pytest.mark.medium
 def test_a_job_ends_with_its_sweep(tmp_path: Path) -> None:
     slow = AT_EPOCH + "\ndef at_epoch(trainer): print('pid', os.getpid(), flush=True); time.sleep(1)\n"
     words = [sys.executable, str(script(tmp_path, slow)), "-m", *TINY, "search.dir=sweep", "trainer.max_epochs=100"]
@@ -255,6 +262,7 @@ def test_a_job_ends_with_its_sweep(tmp_path: Path) -> None:
     pytest.fail("the job outlived its sweep")
 
 
+@pytest.mark.medium
 @pytest.mark.fault("S16")
 def test_no_secret_of_the_command_is_in_any_file_of_a_sweep(sweep, tmp_path: Path) -> None:
     """Also where a job ends before it has a record of its own."""
@@ -267,6 +275,7 @@ def test_no_secret_of_the_command_is_in_any_file_of_a_sweep(sweep, tmp_path: Pat
     assert "SECRET-ADDRESS" not in outcome.printed + outcome.errors
 
 
+@pytest.mark.medium
 def test_a_launcher_of_hydras_own_runs_the_same_jobs_into_the_same_ledger(sweep, tmp_path: Path) -> None:
     tiny = tuple(word for word in TINY if not word.startswith("hydra"))
     outcome = sweep("seed=0,1", "hydra/launcher=basic", tiny=tiny)
