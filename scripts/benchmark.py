@@ -12,12 +12,12 @@ from benchmarks.measure import FOLDER, ROOT, machine
 
 # name → (file, what it measures and how long that takes on two cores)
 BENCHMARKS = {
-    "step": ("steps", "the fixed cost of a training step beside a plain loop, Lightning and transformers (2 minutes)"),
-    "full": ("full", "full fine-tuning of ResNet-18 and MiniLM against a plain loop (4 minutes)"),
-    "probe": ("features", "a linear probe with and without the feature cache, and by Lightning's callback (4 minutes)"),
-    "gradual": ("features", "six phases with and without it, and by finetuning-scheduler, if installed (10 minutes)"),
+    "step": ("steps", "the fixed cost of a training step beside a plain loop, Lightning and transformers (4 minutes)"),
+    "full": ("full", "full fine-tuning of ResNet-18 and MiniLM against a plain loop (6 minutes)"),
+    "probe": ("features", "a linear probe with and without the cache, and by Lightning's callback (13 minutes)"),
+    "gradual": ("features", "six phases with and without it, and by finetuning-scheduler, if installed (35 minutes)"),
     "probes": ("probes", "27 linear probes in one pass, as a sweep, and as 27 commands (10 minutes)"),
-    "text": ("text", "an epoch of TREC with MiniLM: length batching, random batches, padding to 128 (10 minutes)"),
+    "text": ("text", "an epoch of TREC with MiniLM: length batching, random batches, padding to 128 (12 minutes)"),
     "startup": ("startup", "--cfg job, --help and the first step against bare Hydra and bare imports (4 minutes)"),
     "large": ("large", "tables of 10^4 to 10^6 rows, streamed or not: memory, start, cost of a sample (15 minutes)"),
     "memory": ("memory", "training state of each strategy, ViT-B/16 and BERT-base (3 minutes, 4 GB)"),

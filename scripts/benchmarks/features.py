@@ -41,7 +41,7 @@ GRADUAL = (
     "data=image_folder",
     f"data.root={DATA}/cifar10_sub",
     "data.augment=none",
-    "data.train_size=2000",
+    "data.train_size=1000",
     "data.val_size=0.2",
     "data.batch_size=64",
     "data.num_workers=0",
@@ -116,4 +116,4 @@ def gradual() -> None:
     }
     if importlib.util.find_spec("finetuning_scheduler"):
         ways["Lightning with finetuning-scheduler"] = peer("finetuning_scheduler", *GRADUAL)
-    _compare("6 phases of 5 epochs, ResNet-18 32 px, 1,600 images of CIFAR-10", ways, "Thaw", rounds=3)
+    _compare("6 phases of 5 epochs, ResNet-18 32 px, 800 images of CIFAR-10", ways, "Thaw", rounds=3)
