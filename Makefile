@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: setup train test test-all test-slow faults lint format lock results proof
+.PHONY: setup train test test-medium test-slow faults lint format lock results proof
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
@@ -19,8 +19,8 @@ train: setup
 test: setup
 	$(PY) -m pytest -n 2 -m "not slow and not medium" $(ARGS)
 
-test-all: setup
-	$(PY) -m pytest -n 2 -m "not slow" $(ARGS)
+test-medium: setup
+	$(PY) -m pytest -n 2 -m "medium and not slow" $(ARGS)
 
 test-slow: setup
 	$(PY) -m pytest -m slow --timeout 7200 $(ARGS)

@@ -10,11 +10,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from thaw import config
+from thaw import command, config
 
 
 @hydra.main(config_path=str(config.CONF), config_name="config", execution_whitelist=config.EXECUTION_WHITELIST)
-@config.reports_errors
+@command.reports_errors
 def train(cfg: DictConfig) -> float:
     # torch comes with these, and must not slow down --help.
     from thaw import advice, console, distributed
@@ -112,4 +112,4 @@ def train(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    config.main(train)
+    command.main(train)

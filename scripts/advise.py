@@ -12,11 +12,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from thaw import config
+from thaw import command, config
 
 
 @hydra.main(config_path=str(config.CONF), config_name="config", execution_whitelist=config.EXECUTION_WHITELIST)
-@config.reports_errors
+@command.reports_errors
 def advise(cfg: DictConfig) -> None:
     # torch comes with these, and must not slow down --help.
     from rich.markup import escape
@@ -54,4 +54,4 @@ def as_override(words: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv = as_override(sys.argv)
-    config.main(advise)
+    command.main(advise)

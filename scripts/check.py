@@ -12,11 +12,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from thaw import config
+from thaw import command, config
 
 
 @hydra.main(config_path=str(config.CONF), config_name="config", execution_whitelist=config.EXECUTION_WHITELIST)
-@config.reports_errors
+@command.reports_errors
 def check(cfg: DictConfig) -> None:
     # torch comes with these, and must not slow down --help.
     from thaw import console
@@ -41,4 +41,4 @@ def check(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    config.main(check)
+    command.main(check)

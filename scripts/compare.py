@@ -7,7 +7,7 @@ it also writes results.csv, results.md and report.html there.
 import argparse
 from pathlib import Path
 
-from thaw import config
+from thaw import command
 
 
 def main() -> None:
@@ -27,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.main(main)
+    command.main(main)

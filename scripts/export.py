@@ -9,7 +9,7 @@ difference of more than 1e-5 of the largest output (or of 1) is an error, and no
 import argparse
 from pathlib import Path
 
-from thaw import config
+from thaw import command
 
 
 def main() -> None:
@@ -34,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.main(main)
+    command.main(main)

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from thaw import config
+from thaw import command
 
 SOME_BAD = 3  # exit code
 
@@ -51,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.main(main)
+    command.main(main)

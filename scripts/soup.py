@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from thaw import config
+from thaw import command
 
 
 def main() -> None:
@@ -42,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.main(main)
+    command.main(main)

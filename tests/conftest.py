@@ -28,7 +28,7 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
 import train
-from thaw import config
+from thaw import command
 
 pytest_plugins = ["faults.matrix"]
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def run_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Capt
         GlobalHydra.instance().clear()
         code = 0
         try:
-            config.main(task)
+            command.main(task)
         except SystemExit as end:
             code = end.code
         printed = capfd.readouterr()

@@ -79,7 +79,7 @@ def _rank(end: Connection, rank: int, port: int, function: Callable[..., Any], a
 def train_here(folder: Path, overrides: tuple[str, ...], change: Callable[[], Any] | None = None) -> tuple[int, str]:
     """Exit code and all that is printed of `python train.py …` as this rank; `change` breaks something before."""
     import train
-    from thaw import config
+    from thaw import command
 
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
@@ -93,7 +93,7 @@ def train_here(folder: Path, overrides: tuple[str, ...], change: Callable[[], An
         if change:
             change()
         try:
-            config.main(train.train)
+            command.main(train.train)
         except SystemExit as end:
             code = end.code or 0
     return code, printed.read_text()

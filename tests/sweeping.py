@@ -17,7 +17,7 @@ SCRIPT = """
 import ctypes, os, signal, sys, time
 sys.path.insert(0, {root!r})
 import train
-from thaw import config
+from thaw import command
 
 def has(override):
     return override in sys.argv
@@ -25,7 +25,7 @@ def has(override):
 {change}
 
 if __name__ == "__main__":
-    config.main(train.train)
+    command.main(train.train)
 """
 # For a change that must wait until training has come to the end of an epoch.
 AT_EPOCH = """

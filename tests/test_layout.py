@@ -37,6 +37,7 @@ def uses(path: Path, package: str) -> bool:
 
 def test_hydra_is_known_where_it_comes_in() -> None:
     assert {p.name for p in SOURCES if uses(p, "hydra") or uses(p, "omegaconf")} == {
+        "command.py",
         "config.py",
         "departures.py",
         "diagnosis.py",

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from test_train_speech import SMALL, TASK, WAV2VEC2, folders, recordings
 from test_train_text import QUICK, sentences, table, write
 
 from thaw.serve.fitted import fitted
-from thaw.serve.predict import Predictor
+from thaw.serve.predict import BATCH, Predictor
 from thaw.serve.sources import Sample
 
 
@@ -184,19 +185,24 @@ def test_a_resumed_run_leaves_the_same(run_train, stopped_after_epoch, tmp_path:
 def test_memory_does_not_grow_with_the_number_of_samples(run_train, tmp_path: Path) -> None:
     predictor = Predictor(fitted(finished(run_train(*TEXT, write(tmp_path / "data", sentences(60))))))
 
-    many = (Sample(f"sample {number}", "hay " * (1 + number % 5)) for number in range(2000))
+    drawn: list[int] = []
+    held: dict[int, int] = {}
 
-    def held() -> int:
-        gc.collect()  # how much garbage waits for its collection is chance
-        return tracemalloc.get_traced_memory()[0]
+    def many() -> Iterator[Sample]:
+        for number in range(2000):
+            drawn[:] = [number]
+            yield Sample(f"sample {number}", "hay " * (1 + number % 5))
 
     tracemalloc.start()
-    taken = enumerate(len(rows) for rows in predictor.rows(many))
-    sizes = {batch: (held(), rows) for batch, rows in taken if batch in (9, 59)}
+    for batch, rows in enumerate(predictor.rows(many()), start=1):
+        assert drawn == [min(batch * BATCH, 2000) - 1]  # none is read before its turn
+        if batch in (10, 60):
+            del rows
+            gc.collect()  # how much garbage waits for its collection is chance
+            held[batch] = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    (early, rows), (late, _) = sizes[9], sizes[59]
-    a_row_each = 50 * rows * sys.getsizeof({})
-    assert late - early < a_row_each
+    an_empty_row_each = 50 * BATCH * sys.getsizeof({})
+    assert held[60] - held[10] < an_empty_row_each
 
 
 @pytest.mark.medium

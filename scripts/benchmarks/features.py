@@ -14,7 +14,7 @@ from benchmarks.measure import DATA, FOLDER, ROOT, WEIGHTS, interleaved, table
 # Runs train.py, and writes how long all of `trainer.fit` took: epochs, validations, checkpoints, the cache.
 TIMED = """
 import json, sys, time, train
-from thaw import config
+from thaw import command
 from thaw.run import record
 fit = record.fit
 def timed(trainer, *arguments):
@@ -24,7 +24,7 @@ def timed(trainer, *arguments):
     with open({path!r}, "w") as file:
         json.dump(told, file)
 record.fit = timed
-config.main(train.train)
+command.main(train.train)
 """
 PROBE = (
     "experiment=hymenoptera",
@@ -116,4 +116,4 @@ def gradual() -> None:
     }
     if importlib.util.find_spec("finetuning_scheduler"):
         ways["Lightning with finetuning-scheduler"] = peer("finetuning_scheduler", *GRADUAL)
-    _compare("6 phases of 5 epochs, ResNet-18 32 px, 800 images of CIFAR-10", ways, "Thaw", rounds=3)
+    _compare("6 phases of 5 epochs, ResNet-18 32 px, 1,000 images of CIFAR-10", ways, "Thaw", rounds=3)

@@ -1,31 +1,22 @@
 """A GPU's speed: samples/s in bf16, share of the chip's FLOPs, and a bare PyTorch loop with the same kernels."""
 
-import copy
 import statistics
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import lightning as L
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 import thaw.trainer
+from benchmarks.gpu_steps import Case, bare_step, thaw_step, transformers_trainer
 from benchmarks.measure import interleaved, ratio
 from benchmarks.networks import BERT, CLASSES, EXAMPLES, RESNET, VIT, Example
-from thaw.build import TRAINER
 from thaw.console import console, quiet_lightning
 from thaw.freezing.by_group import LastN, NoFreezing
 from thaw.freezing.lora import Lora
 from thaw.model.network import Network
-from thaw.module import FineTuner
-from thaw.optimizer import create_optimizer
-from thaw.scheduler import constant
-from thaw.task.classification import Classification
 
 # Dense bf16 FLOPs a second of the tensor cores, by a part of the chip's name.
 PEAKS = {
@@ -38,27 +29,8 @@ PEAKS = {
     "L4": 121e12,
 }
 BATCHES = {RESNET: 256, VIT: 128, BERT: 128}
-CLIP = 1.0
 FEATURES = "cached probe"
 WAYS = {"full": NoFreezing, "gradual, middle phase": lambda: LastN(n=6), "lora, rank 8": Lora, FEATURES: NoFreezing}
-
-
-class Case(NamedTuple):
-    """What is trained on one batch, again and again."""
-
-    network: Network
-    inputs: Any
-    targets: torch.Tensor
-    steps: int
-    device: torch.device
-
-    @property
-    def precision(self) -> str:
-        """A CPU has no fast bf16; there the code is tried and nothing measured."""
-        return "bf16-mixed" if self.device.type == "cuda" else "32-true"
-
-    def copied(self) -> Network:
-        return copy.deepcopy(self.network).to(self.device)
 
 
 def gpu(names: Sequence[str] = tuple(EXAMPLES), tiny: bool = False) -> None:
@@ -133,102 +105,12 @@ def row(case: Case, batch: int, compiled: bool, peak: float | None, rounds: int)
     return f"{statistics.median(rates):,.0f} | {spread} | {share} | {1 / ratio(found, 'Thaw', 'bare'):.2f} | {memory}"
 
 
-def thaw_step(case: Case, compiled: bool) -> float:
-    """Seconds of a step by the trainer of a run."""
-    task = Classification([str(number) for number in range(CLASSES)])
-    module = FineTuner(case.copied(), task, create_optimizer, constant(warmup=0.0))
-    clock = _Clock(case)
-    trainer = thaw.trainer.Trainer(
-        compile=compiled, accelerator=case.device.type, devices=1, precision=case.precision, max_epochs=1, logger=False,
-        gradient_clip_val=CLIP, enable_checkpointing=False, limit_val_batches=0, callbacks=[clock], **TRAINER,
-    )  # fmt: skip
-    trainer.fit(module, _OneBatch(case))
-    return clock.seconds / case.steps
-
-
-def bare_step(case: Case, compiled: bool) -> float:
-    """Seconds of a step that has nothing but PyTorch: the same network, optimizer, precision and clipping."""
-    network = case.copied()
-    optimizer = create_optimizer(network)
-    if compiled:
-        thaw.trainer.compile_in_place(network, dynamic=False)
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-    def step() -> None:
-        with torch.autocast(case.device.type, torch.bfloat16, enabled=case.precision != "32-true"):
-            loss = nn.functional.cross_entropy(network(case.inputs), case.targets)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, CLIP)
-        optimizer.step()
-
-    return _timed(step, case)
-
-
-def transformers_trainer(example: Example, batch: int, steps: int, device: torch.device, tiny: bool) -> float:
-    """Seconds of a step by the Trainer of transformers: its own classifier of the same size, its fused AdamW."""
-    import tempfile
-
-    import transformers
-
-    options = (example.tiny if tiny else {}).get("options", {})
-    model = transformers.BertForSequenceClassification(transformers.BertConfig(num_labels=CLASSES, **options))
-    network = SimpleNamespace(preprocessing={})
-    inputs = example.inputs(network, batch)
-    samples = [{key: held[n] for key, held in inputs.items()} | {"labels": 0} for n in range(batch)] * (2 * steps)
-    clock: list[float] = []
-
-    class Clock(transformers.TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.append(_now(device))
-
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = transformers.TrainingArguments(
-            folder, per_device_train_batch_size=batch, max_steps=2 * steps, bf16=device.type == "cuda",
-            optim="adamw_torch_fused", use_cpu=device.type == "cpu", report_to=[], save_strategy="no",
-            logging_strategy="no", disable_tqdm=True,
-        )  # fmt: skip
-        trainer = transformers.Trainer(model, arguments, train_dataset=samples, callbacks=[Clock()])
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()
-    return (clock[-1] - clock[steps - 1]) / steps
-
-
 def flops(case: Case) -> float:
     """Of a forward and a backward pass."""
     network = case.copied()
     with FlopCounterMode(display=False) as counter:
         nn.functional.cross_entropy(network(case.inputs), case.targets).backward()
     return counter.get_total_flops()
-
-
-class _OneBatch(L.LightningDataModule):
-    """The same batch, on the device already, for twice as many steps as are timed."""
-
-    max_tokens = None
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        self.case, self.batch_size = case, len(case.targets)
-
-    def lengths(self, split: str) -> None:
-        return None
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(
-            [(self.case.inputs, self.case.targets)] * (2 * self.case.steps), batch_size=None, collate_fn=_same
-        )
-
-
-class _Clock(L.Callback):
-    """Times the second half of the steps."""
-
-    def __init__(self, case: Case) -> None:
-        self.case, self.seconds = case, 0.0
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx + 1 in (self.case.steps, 2 * self.case.steps):
-            self.seconds = _now(self.case.device) - self.seconds
 
 
 class _memory:  # noqa: N801  (used as a word)
@@ -246,24 +128,5 @@ class _memory:  # noqa: N801  (used as a word)
         self.peaks.append(torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
 
 
-def _timed(step: Callable[[], None], case: Case) -> float:
-    for _ in range(case.steps):
-        step()
-    began = _now(case.device)
-    for _ in range(case.steps):
-        step()
-    return (_now(case.device) - began) / case.steps
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def _to(inputs: Any, device: torch.device) -> Any:
     return {key: held.to(device) for key, held in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
-
-
-def _same(batch: Any) -> Any:
-    return batch

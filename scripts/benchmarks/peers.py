@@ -45,8 +45,8 @@ class Plain(L.LightningModule):
         return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.lr, weight_decay=0.05)
 
 
-def finetuning_scheduler(folder: Path, epochs: int) -> list[L.Callback]:
-    """One phase after the other at the same epochs, with nothing restored and nothing stopped early."""
+def finetuning_scheduler(folder: Path, epochs: int, lr: float) -> list[L.Callback]:
+    """One phase after the other at the same epochs and rate, with nothing restored and nothing stopped early."""
     from finetuning_scheduler import FinetuningScheduler, FTSCheckpoint
 
     names = [name.replace("body.", "backbone.") for name in PHASES]
@@ -56,7 +56,11 @@ def finetuning_scheduler(folder: Path, epochs: int) -> list[L.Callback]:
         lines += [f"{number}:", "  params:", f"  - {name}.*", until]
     (folder / "phases.yaml").write_text("\n".join(lines) + "\n")
     schedule = FinetuningScheduler(
-        ft_schedule=str(folder / "phases.yaml"), epoch_transitions_only=True, restore_best=False, max_depth=-1
+        ft_schedule=str(folder / "phases.yaml"),
+        base_max_lr=lr,  # of what thaws; its default is 1e-5
+        epoch_transitions_only=True,
+        restore_best=False,
+        max_depth=-1,
     )
     return [schedule, FTSCheckpoint(monitor="val/accuracy", mode="max", save_top_k=1, dirpath=folder)]
 
@@ -68,12 +72,12 @@ def main(freezing: str, told: Path, *overrides: str) -> None:
     data, task, _ = config.preflight(cfg)
     module, _ = fine_tuner(cfg, data, task, "val/accuracy")
     module.network.train_groups(module.network.groups)
-    epochs = cfg.trainer.max_epochs
+    epochs, lr = cfg.trainer.max_epochs, cfg.optimizer.lr or module.network.lr * 10
     callbacks = {
         "backbone_finetuning": lambda: [BackboneFinetuning(unfreeze_backbone_at_epoch=10**6, train_bn=False)],
-        "finetuning_scheduler": lambda: finetuning_scheduler(told.parent, epochs),
+        "finetuning_scheduler": lambda: finetuning_scheduler(told.parent, epochs, lr),
     }[freezing]()
-    plain = Plain(module.network, len(data.classes), cfg.optimizer.lr or module.network.lr * 10)
+    plain = Plain(module.network, len(data.classes), lr)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,

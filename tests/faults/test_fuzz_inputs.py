@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from safetensors.torch import save_file
 from test_config import composed
 
-from thaw import config, schema
+from thaw import command, config, schema
 from thaw.errors import UserError
 from thaw.model.timm import timm_network
 from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
@@ -55,7 +55,7 @@ def limited(what: str) -> Iterator[None]:
 
 
 @hydra.main(config_path=str(config.CONF), config_name="config", execution_whitelist=config.EXECUTION_WHITELIST)
-@config.reports_errors
+@command.reports_errors
 def checked(cfg: DictConfig) -> None:
     """All of a run that depends on what was typed, up to the network."""
     config.preflight(cfg)

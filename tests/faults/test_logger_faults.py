@@ -57,7 +57,7 @@ os.environ["WANDB_BASE_URL"] = f"http://127.0.0.1:{server.server_address[1]}"
 
 import wandb
 import train
-from thaw import config, logger
+from thaw import command, config, logger
 from thaw.run import record
 
 measure = record.Recorder.on_train_batch_end
@@ -75,7 +75,7 @@ def timed(*arguments):
     close(*arguments)
     print("finish", time.monotonic() - began)
 logger._close = timed
-config.main(train.train)
+command.main(train.train)
 """
 
 

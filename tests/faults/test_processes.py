@@ -51,8 +51,8 @@ def script(folder: Path, how: str) -> list[str]:
     path = folder / "broken.py"
     path.write_text(
         f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}, {str(ROOT / 'tests' / 'faults')!r}]\n"
-        f"import train\nfrom test_processes import Breaks\nfrom thaw import config\nBreaks({how!r})()\n"
-        "config.main(train.train)\n"
+        f"import train\nfrom test_processes import Breaks\nfrom thaw import command\nBreaks({how!r})()\n"
+        "command.main(train.train)\n"
     )
     return [sys.executable, str(path)]
 

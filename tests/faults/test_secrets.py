@@ -24,7 +24,7 @@ SECRETS = ("SECRET-OVERRIDE-1", "SECRET-ENVIRONMENT-2", "SECRET-ADDRESS-3", "SEC
 # A template's user adds a setting of their own; W&B itself runs as it does outside of tests.
 CODE = """
 import sys
-from thaw import config, logger
+from thaw import command, config, logger
 kept = logger.wandb_logger
 def with_key(folder: str, name: str, project: str = "thaw", entity: str | None = None, mode: str = "auto",
              api_key: str | None = None, hub_token: str | None = None):
@@ -42,7 +42,7 @@ if {fail}:
             raise RuntimeError("no answer for SECRET-ENVIRONMENT-2 from https://me:SECRET-ADDRESS-3@host/x")
         return loss(*arguments)
     Classification.loss = broken
-config.main(train.train)
+command.main(train.train)
 """
 PLANTED = (
     "+logger.api_key=SECRET-OVERRIDE-1",

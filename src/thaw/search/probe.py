@@ -106,7 +106,7 @@ class Probes:
                 batch.read_test(name)
                 yield _end(runs, {name: None})
             return
-        batch.features("train"), batch.features("val")
+        batch.features.rows("train"), batch.features.rows("val")
         for epoch, ended in batch.train():
             self.progress = f"epoch {epoch + 1} of {batch.epochs}"
             yield _end(runs, ended)

@@ -14,13 +14,9 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from thaw import config
-from thaw.activations import Activations
 from thaw.build import TRAINER, fine_tuner, settle
 from thaw.cache import Cache, default_folder
-from thaw.data.datamodule import Split
 from thaw.errors import NonFiniteError, RunError, UserError
-from thaw.features import frozen_groups
-from thaw.frozen_part import FrozenPart
 from thaw.memory import peak_memory
 from thaw.module import batch_seed
 from thaw.run import record
@@ -29,9 +25,9 @@ from thaw.run.finite import ABSURD
 from thaw.run.run import Run
 from thaw.search.batchable import OF_THE_HEAD, refusals
 from thaw.search.heads import DECOUPLED, EachAtItsRate, Heads
+from thaw.search.probe_features import Features
 from thaw.search.probe_rules import Probe
 
-Rows = Activations | Tensor
 HEAD = "head.safetensors"  # of the best epoch, in the run's folder of checkpoints
 
 
@@ -67,9 +63,8 @@ class Batch:
         network.lay_out(device.type)
         self.accumulated = bare.accumulate_grad_batches
         self.steps = bare.steps_an_epoch(self.data) * self.epochs
-        self.cache = Cache(Path(cfg.cache.dir or default_folder()), int(cfg.cache.max_gb * 1e9))
-        self._features: dict[str, Rows] = {}
-        self._held: dict[str, tuple[Tensor, Tensor]] = {}
+        cache = Cache(Path(cfg.cache.dir or default_folder()), int(cfg.cache.max_gb * 1e9))
+        self.features = Features(network, self.data, cache, self.on_device, self.context)
         self._describe(configurations, {"precision": precision, "max_epochs": self.epochs})
 
         create, schedule = config.builder(cfg.optimizer), config.builder(cfg.scheduler)
@@ -129,7 +124,7 @@ class Batch:
 
     def _train_epoch(self, epoch: int) -> Iterator[tuple[int, dict[str, RunError | None]]]:
         """An epoch as of each head alone; returns the mean loss of each (heads,)."""
-        features, variant = self.features("train"), epoch % self.data.variants * self.data.sizes["train"]
+        features, variant = self.features.rows("train"), epoch % self.data.variants * self.data.sizes["train"]
         self.task.train()
         total, number = torch.zeros_like(self.each.lr), 0
         batches = self.order.batches(epoch)
@@ -185,7 +180,7 @@ class Batch:
         return float(value)
 
     def _outputs(self, split: str, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        features, targets = self._whole(split)
+        features, targets = self.features.whole(split)
         with self.context():
             return F.linear(features, weight, bias), targets
 
@@ -245,24 +240,3 @@ class Batch:
         path = run.folder / "checkpoints" / "best.ckpt"
         AtomicCheckpointIO().save_checkpoint(state, path)
         run.update(metrics=before | metrics, split=split, checkpoints={"best": str(path)})
-
-    def features(self, split: Split) -> Rows:
-        """The body's features, read by row: one row for each variant of each sample, as `FrozenPart` has them."""
-        if split not in self._features:
-            frozen, data = frozen_groups(self.module.network), self.data
-            part = FrozenPart(self.module.network, frozen, data, split, self.on_device, self.context)
-            found, _ = part.kept(self.cache, lambda items, total, description: items)
-            if found is None:  # there is no room on the disk
-                found = torch.empty(part.shape, dtype=part.example.dtype)
-                for rows, values in part.parts():
-                    found[rows] = values.cpu()
-            self._features[split] = found
-        return self._features[split]
-
-    def _whole(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Features (samples, width) and targets of a split, in the order of its samples."""
-        if split not in self._held:
-            rows = list(range(self.data.sizes[split]))
-            targets = self.data.batch_targets(split, [(0, row) for row in rows])
-            self._held[split] = self.on_device((self.features(split)[rows], targets))
-        return self._held[split]
