@@ -3,6 +3,7 @@
 compose (Hydra) → validate → build → fit → test; returns the monitored value of the best epoch.
 """
 
+import gc
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from thaw import command, config
 @hydra.main(config_path=str(config.CONF), config_name="config", execution_whitelist=config.EXECUTION_WHITELIST)
 @command.reports_errors
 def train(cfg: DictConfig) -> float:
+    gc.disable()  # what is imported and built stays: looking through it again and again takes two seconds
     # torch comes with these, and must not slow down --help.
     from thaw import advice, console, distributed
     from thaw.build import TRAINER, fine_tuner, settle
@@ -41,6 +43,8 @@ def train(cfg: DictConfig) -> float:
     monitor = cfg.monitor or task.monitor
     mode = config.monitor_direction(monitor, task)
     module, freezing = fine_tuner(cfg, data, task, monitor)
+    gc.freeze()
+    gc.enable()
 
     job = HydraConfig.get()
 

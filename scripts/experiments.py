@@ -41,7 +41,7 @@ def folder(name: str, seed: int) -> Path:
 def start(name: str, seed: int, place: Path, needs: str, *overrides: str) -> subprocess.Popen:
     needs = needs.format(weights=Path(os.environ.get("THAW_WEIGHTS", "weights")).absolute())
     command = [sys.executable, "train.py", f"experiment={name}", f"seed={seed}", "logger=none", "data.num_workers=0"]
-    command += [f"run.dir={place}", "resume=auto", *needs.split(), *overrides]
+    command += [f"run.dir={place}", "resume=auto", "report=none", *needs.split(), *overrides]
     if needs.startswith("model.name") and torch.cpu._is_avx512_bf16_supported():
         command.append("trainer.precision=bf16-mixed")  # half the time
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

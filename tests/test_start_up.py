@@ -58,6 +58,28 @@ def test_a_run_on_images_imports_what_it_uses(tmp_path: Path) -> None:
     assert not [name for name in imported if name.startswith("transformers.")]
 
 
+COLLECTS = """
+import gc, runpy, sys
+sys.argv = ["train.py", *sys.argv[1:]]
+from thaw.run import record
+fit = record.fit
+seen = []
+record.fit = lambda *given: seen.append((gc.isenabled(), gc.get_freeze_count() > 100_000)) or fit(*given)
+try:
+    runpy.run_path("{root}/train.py", run_name="__main__")
+except SystemExit as end:
+    pass
+print(seen, gc.isenabled())
+"""
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("more", "seen"), [("report=none", "[(True, True)] True"), ("model.weights=no", "[] True")])
+def test_cycles_are_collected_while_it_trains_but_not_sought_in_what_was_imported(tmp_path, more, seen) -> None:
+    quick = ("data.train_size=20", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "trainer=cpu", more)
+    assert run(COLLECTS.format(root=ROOT), tmp_path, *quick) == seen
+
+
 @pytest.mark.medium
 def test_text_and_its_optimizer_import_no_timm(tmp_path: Path) -> None:
     code = (

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -18,6 +19,7 @@ from thaw.model.network import Head, Network
 from thaw.module import FineTuner
 from thaw.optimizer import FUSED, create_optimizer
 from thaw.run import finite
+from thaw.run.checkpoint import checkpoints
 from thaw.run.finite import LOOK_EVERY, Finite
 from thaw.run.run import Run
 from thaw.scheduler import cosine
@@ -128,6 +130,49 @@ def test_empty_hooks_are_left_out_and_those_with_a_body_are_called(tmp_path) -> 
     assert module.on_after_backward is None
     assert isinstance(trainer.profiler, Unprofiled)
     assert sum(getattr(held, hook) is not None for held in trainer.callbacks for hook in PER_STEP) == 4
+
+
+def test_a_checkpoint_that_is_saved_between_epochs_alone_is_not_asked_after_each_step(tmp_path) -> None:
+    keep = checkpoints(tmp_path / "checkpoints", "train/accuracy", "max", every_n_steps=5, every_minutes=60)
+    fit(tmp_path, *keep)
+    assert [callback.on_train_batch_end is None for callback in keep] == [True, True, False, False]
+    assert all(Path(path).is_file() for path in (keep[0].best_model_path, keep[1].best_model_path))
+    assert keep[2]._last_global_step_saved == 70  # of 72, every fifth
+
+    class Asks(ModelCheckpoint):
+        asked = 0
+
+        def on_train_batch_end(self, *given: Any) -> None:
+            self.asked += 1
+
+    asks = Asks(dirpath=tmp_path / "mine")
+    fit(tmp_path, asks)
+    assert asks.asked == 3 * STEPS
+
+
+def test_a_step_looks_for_nothing_on_the_disk_and_reads_no_signature(tmp_path, monkeypatch) -> None:
+    looked: list[str] = []
+
+    class Look(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 1:
+                for place, name in (("ctypes", "CDLL"), ("inspect", "getfullargspec"), ("inspect", "signature")):
+                    monkeypatch.setattr(f"{place}.{name}", lambda *_, name=name, **__: looked.append(name))
+
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *batch: Any) -> None:
+            if trainer.is_last_batch:
+                monkeypatch.undo()
+
+    fit(tmp_path, Look())
+    assert not looked
+
+
+def test_lean_steps_are_those_of_lightning(tmp_path, monkeypatch) -> None:
+    ours = fit(tmp_path / "ours").lightning_module.state_dict()
+    monkeypatch.setattr("test_steps.lean", lambda *_: None)
+    monkeypatch.delattr(FineTuner, "optimizer_zero_grad")
+    theirs = fit(tmp_path / "theirs").lightning_module.state_dict()
+    assert all(torch.equal(held, theirs[name]) for name, held in ours.items())
 
 
 def test_a_profiler_that_was_asked_for_stays(tmp_path) -> None:

@@ -4,6 +4,7 @@ This file must import neither torch nor pydantic: `--help` and `--cfg job` come 
 """
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -58,14 +59,19 @@ def reports_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
 
     @functools.wraps(task)
     def reported(cfg: DictConfig) -> Any:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            redact(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")  # Hydra's own list of the overrides
-            return task(cfg)
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
+            if multirun:
+                redact(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")  # Hydra's own list of the overrides
+                return task(cfg)
             with in_words(lambda: config.plain(cfg)):
                 return task(cfg)
         except Exception as error:
+            if multirun:
+                raise
             end(error)
+        finally:
+            gc.enable()  # a run that fails has not come so far
 
     return reported
 

@@ -95,6 +95,11 @@ class FineTuner(L.LightningModule):
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        for group in optimizer.param_groups:  # torch's own way does as much, and takes ten times as long
+            for parameter in group["params"]:
+                parameter.grad = None
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step("train", batch)[0] + self.regularization.penalty(self.network)
 

@@ -89,6 +89,9 @@ def create_optimizer(
         optimizer = _created(name, groups, {"lr": lr, "weight_decay": weight_decay}, dict(options or {}))
         # Else Lightning would refuse to clip: gradients must be unscaled before that, and so not in the step itself.
         optimizer._step_supports_amp_scaling = False
+        if not torch.accelerator.is_available():
+            # Adam asks in each step whether a GPU records it, and looks for the GPU's driver on the disk to find out.
+            optimizer._accelerator_graph_capture_health_check = lambda: None
         return optimizer
     except (AssertionError, ImportError) as error:
         raise UserError(f"optimizer.name must be able to run on this machine; got '{name}' ({error}).") from None
