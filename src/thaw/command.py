@@ -72,6 +72,7 @@ def reports_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
             end(error)
         finally:
             gc.enable()  # a run that fails has not come so far
+            gc.unfreeze()  # else the interpreter would miss it at the end, and some libraries complain of that
 
     return reported
 

@@ -101,7 +101,8 @@ class FineTuner(L.LightningModule):
                 parameter.grad = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step("train", batch)[0] + self.regularization.penalty(self.network)
+        loss, penalty = self._step("train", batch)[0], self.regularization.penalty(self.network)
+        return loss + penalty if isinstance(penalty, Tensor) else loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._keep(self._step("val", batch)[1], batch[1])

@@ -1,5 +1,6 @@
 """Loading that goes on in mid-epoch, that knows how long it was waited for, and that notices when a process is gone."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,13 @@ class _Watchful(_MultiProcessingDataLoaderIter):
         raise RuntimeError(f"DataLoader timed out after {self._timeout} seconds")
 
 
-def leave_ctrl_c_to_the_run(worker: int) -> None:
-    """A terminal sends it to the loader's processes too, and the run needs their batches to end between two steps."""
+def start_worker(worker: int, yields: bool) -> None:
+    """Begin a loader's process.
+
+    Args:
+        yields: whether it leaves a core to what trains, whose threads all wait where one of them is interrupted.
+    """
+    # A terminal sends Ctrl-C to it too, and the run needs its batches to end between two steps.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if yields:
+        os.nice(10)

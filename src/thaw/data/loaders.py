@@ -1,6 +1,7 @@
 """What a trainer asks the data for: loaders whose batches are the same wherever and however often they are made."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from thaw.cache import Cache
-from thaw.data.loader import ResumableLoader, leave_ctrl_c_to_the_run
+from thaw.data.loader import ResumableLoader, start_worker
 from thaw.data.progress import bar
 from thaw.data.sampler import EpochBatches, Key, Transformed
 from thaw.data.samples import Samples
@@ -99,15 +100,16 @@ class Loaders(L.LightningDataModule):
         samples, order = self._transformed(split), batches or self.batches(split)
         workers = self._workers(split, samples, len(order))
         strategy = getattr(self.trainer, "strategy", None)
+        device = strategy.root_device.type if strategy else "cpu"
         loader = ResumableLoader(
             samples,
             batch_sampler=order,
             collate_fn=self._collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=strategy is not None and strategy.root_device.type == "cuda",
+            pin_memory=device == "cuda",
             timeout=self.worker_timeout if workers else 0,
-            worker_init_fn=leave_ctrl_c_to_the_run,
+            worker_init_fn=partial(start_worker, yields=device == "cpu"),
         )
         if not batches:
             loader.ready = lambda: self.ready.get(split) or self._about_to_read(split, samples)

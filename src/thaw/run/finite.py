@@ -57,8 +57,11 @@ class Finite(L.Callback):
         self._losses: list[Tensor] = []
         self._batches: list[int] = []
         self._steps: list[Step] = []
-        self._skipped, self._stopped = 0, False
+        self._skipped, self._stopped, self._each = 0, False, False
         self._metrics: dict[str, list[int]] = dict(run.record.get("not_finite", {}))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._each = looks_each_step(trainer)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         self._losses.append(loss.detach().float())
@@ -72,7 +75,7 @@ class Finite(L.Callback):
         number = trainer.global_step + 1
         self._steps.append(Step(number, trainer.current_epoch, self._batches, lr, seen, list(groups)))
         self._losses, self._batches = [], []
-        if looks_each_step(trainer) or len(self._steps) >= LOOK_EVERY:
+        if self._each or len(self._steps) >= LOOK_EVERY:
             self._look(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
