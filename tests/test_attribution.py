@@ -270,7 +270,13 @@ def test_sparsity_is_shown_of_l1_and_similarity_when_asked_for() -> None:
     network = linear()
     settings = {"regularization": {"_target_": "thaw.regularization.L1"}}
     evidence = SimpleNamespace(settings=settings, module=SimpleNamespace(network=network), depth="standard")
-    assert "are exactly zero" in sparsity(evidence).text[0]
+    none = sparsity(evidence)
+    assert "0 of 2,072 weights (0.0%) are exactly zero. A larger" in none.text[0]
+    assert not none.pictures and not none.tables
+    network.head.linear.weight.data.zero_()
+    shown = sparsity(evidence)
+    assert shown.text == ["24 of 2,072 weights (1.2%) are exactly zero."]
+    assert len(shown.pictures) == len(shown.tables) == 1
     evidence.settings = {"regularization": {"_target_": "thaw.regularization.Regularization"}}
     assert sparsity(evidence) is None
     assert similarity(evidence) is None
