@@ -138,6 +138,7 @@ def test_a_checkpoint_that_is_saved_between_epochs_alone_is_not_asked_after_each
     assert [callback.on_train_batch_end is None for callback in keep] == [True, True, False, False]
     assert all(Path(path).is_file() for path in (keep[0].best_model_path, keep[1].best_model_path))
     assert keep[2]._last_global_step_saved == 70  # of 72, every fifth
+    assert keep[3]._last_global_step_saved == 0  # an hour has not gone by
 
     class Asks(ModelCheckpoint):
         asked = 0
@@ -148,6 +149,13 @@ def test_a_checkpoint_that_is_saved_between_epochs_alone_is_not_asked_after_each
     asks = Asks(dirpath=tmp_path / "mine")
     fit(tmp_path, asks)
     assert asks.asked == 3 * STEPS
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, 3 * STEPS - 1), (60, 0)])
+def test_within_an_epoch_the_last_state_is_saved_when_its_time_has_come(tmp_path, minutes: float, saved: int) -> None:
+    keep = checkpoints(tmp_path / "checkpoints", "train/accuracy", "max", every_minutes=minutes)
+    fit(tmp_path, *keep)
+    assert keep[2]._last_global_step_saved == saved  # the last step of an epoch waits for its validation
 
 
 def test_a_step_looks_for_nothing_on_the_disk_and_reads_no_signature(tmp_path, monkeypatch) -> None:
