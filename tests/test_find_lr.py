@@ -1,5 +1,6 @@
 """The range test: a rate that suits, from a copy that nobody keeps."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from scripts import find_lr as script
 from thaw import config
 from thaw.build import fine_tuner
 from thaw.errors import UserError
-from thaw.find_lr import EXPLODED, HIGHEST, LOWEST, Curve, find_lr
+from thaw.find_lr import EXPLODED, HIGHEST, LOWEST, Curve, _Rising, find_lr
 from thaw.model.network import Network
 from thaw.plan.plan import trainer_for
 
@@ -114,6 +115,24 @@ def test_a_mistake_is_told_as_by_a_run(run_find_lr) -> None:
     outcome = run_find_lr("optimizer.lrr=1")
     assert outcome.code == 2
     assert "Did you mean 'optimizer.lr'?" in outcome.errors
+
+
+def test_ctrl_c_that_compiled_code_drops_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, before = [], signal.getsignal(signal.SIGINT)
+    on_train_batch_end = _Rising.on_train_batch_end
+
+    def dropping(*given: object) -> None:
+        on_train_batch_end(*given)
+        steps.append(1)
+        if len(steps) == 4:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(_Rising, "on_train_batch_end", dropping)
+    with pytest.raises(KeyboardInterrupt):
+        curve_of()
+    assert len(steps) == 4
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.medium

@@ -124,7 +124,7 @@ class _Rising(L.Callback):
         if len(self._rates) > 1:  # what a step does shows in the next one
             self.curve.add(self._rates[-2], loss)
             self.progress.update(self._bar, advance=1, description=f"lr {self._rates[-2]:.1e}  loss {loss:.3f}")
-            trainer.should_stop = self.curve.exploded
+            trainer.should_stop = trainer.should_stop or self.curve.exploded
 
 
 def on_screen(curve: Curve) -> Table:

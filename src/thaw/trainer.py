@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import signal
 import sysconfig
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,12 +92,23 @@ class Trainer(L.Trainer):
         Raises:
             KeyboardInterrupt: after Ctrl-C, which Lightning turns into a plain exit.
         """
+        asked: list[int] = []
+
+        def end(number: int, frame: Any) -> None:
+            asked.append(number)
+            self.should_stop = True  # compiled code that asks for an attribute may drop the exception
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, end)
         try:
             self.fit(model, datamodule)
         except SystemExit:
-            if self.interrupted:
-                raise KeyboardInterrupt from None
-            raise
+            if not asked:
+                raise
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if asked:
+            raise KeyboardInterrupt
 
 
 def compile_in_place(network: Network, dynamic: bool) -> None:
