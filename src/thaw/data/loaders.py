@@ -82,8 +82,9 @@ class Loaders(L.LightningDataModule):
         return 1 / np.bincount(strata)[strata]
 
     def __getstate__(self) -> dict[str, Any]:
-        # What a spawned loader worker gets: not the trainer, which cannot be pickled, nor the cache's open files.
-        return self.__dict__ | {"trainer": None, "cache": None, "track": bar}
+        # What a spawned loader worker gets: not the trainer and what stands in for loading, which cannot be pickled,
+        # nor the cache's open files.
+        return self.__dict__ | {"trainer": None, "ready": {}, "cache": None, "track": bar}
 
     def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
         """The samples of a split as a loader opens them, and what it makes of each before they become a batch."""
