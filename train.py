@@ -17,7 +17,7 @@ from thaw import command, config
 @hydra.main(config_path=str(config.CONF), config_name="config", execution_whitelist=config.EXECUTION_WHITELIST)
 @command.reports_errors
 def train(cfg: DictConfig) -> float:
-    gc.disable()  # what is imported and built stays: looking through it again and again takes two seconds
+    gc.disable()  # until all is built: what is imported stays, and looking for cycles in it takes a second or two
     # torch comes with these, and must not slow down --help.
     from thaw import advice, console, distributed
     from thaw.build import TRAINER, fine_tuner, settle

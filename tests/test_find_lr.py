@@ -117,7 +117,7 @@ def test_a_mistake_is_told_as_by_a_run(run_find_lr) -> None:
     assert "Did you mean 'optimizer.lr'?" in outcome.errors
 
 
-def test_ctrl_c_that_compiled_code_drops_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_whose_exception_is_dropped_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     steps, before = [], signal.getsignal(signal.SIGINT)
     on_train_batch_end = _Rising.on_train_batch_end
 

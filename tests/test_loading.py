@@ -1,9 +1,16 @@
-"""The loader's clock: what a step waits for, and nothing else."""
+"""Loading beside training: what a step waits for, what is clocked, and who yields to whom."""
 
+import os
+import signal
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
+import torch
+from processes import in_a_process
 
+from thaw.data.digits import Digits
 from thaw.data.loader import ResumableLoader
 
 
@@ -29,6 +36,21 @@ def test_only_the_wait_for_a_batch_is_clocked(workers: int) -> None:
         waited, whole = loader.waited - before, time.perf_counter() - began
         assert 0.08 <= waited <= whole - 0.6
         assert workers or waited >= 0.2
+
+
+def seen_by(start: Callable[[int], None]) -> tuple[int, bool]:
+    """How much a process yields after it has started, and whether Ctrl-C leaves it alone."""
+    start(0)
+    return os.nice(0), signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize(("device", "yields"), [("cpu", 10), ("cuda", 0)])
+def test_what_loads_yields_to_what_trains_on_the_same_cores(device: str, yields: int) -> None:
+    data = Digits(num_workers=1)
+    data.preprocess(channels=1, size=32, mean=[0.5], std=[0.5], interpolation="bilinear", crop_pct=1.0)
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+    start = data._loader("train").worker_init_fn
+    assert in_a_process(seen_by, start) == (os.nice(0) + yields, True)
 
 
 @pytest.mark.medium

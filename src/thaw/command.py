@@ -52,6 +52,11 @@ def main(task: Callable[[], Any]) -> None:
 
             error = UserError(*diagnose(get_args_parser().parse_intermixed_args().overrides, config.CONF, error))
         end(error)
+    finally:
+        # A run that fails may not have come so far; and what stays frozen the interpreter would miss when it ends, of
+        # which some libraries complain on the screen.
+        gc.enable()
+        gc.unfreeze()
 
 
 def reports_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -59,20 +64,14 @@ def reports_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
 
     @functools.wraps(task)
     def reported(cfg: DictConfig) -> Any:
-        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            redact(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")  # Hydra's own list of the overrides
+            return task(cfg)
         try:
-            if multirun:
-                redact(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")  # Hydra's own list of the overrides
-                return task(cfg)
             with in_words(lambda: config.plain(cfg)):
                 return task(cfg)
         except Exception as error:
-            if multirun:
-                raise
             end(error)
-        finally:
-            gc.enable()  # a run that fails has not come so far
-            gc.unfreeze()  # else the interpreter would miss it at the end, and some libraries complain of that
 
     return reported
 

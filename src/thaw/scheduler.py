@@ -136,11 +136,6 @@ class GroupSchedule(LRScheduler):
         self._scale = lr / self.optimizer.defaults["lr"] if lr else 1.0
         self._apply()
 
-    def step(self, epoch: None = None) -> None:
-        self._step_count += 1
-        self.last_epoch += 1
-        self._apply()
-
     def get_lr(self) -> list[float]:
         factor = self._scale * self.schedule(min(1.0, (self.last_epoch + 1) / (self.steps + 1)))
         groups = zip(self.base_lrs, self.optimizer.param_groups, strict=True)

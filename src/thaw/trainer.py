@@ -96,7 +96,7 @@ class Trainer(L.Trainer):
 
         def end(number: int, frame: Any) -> None:
             asked.append(number)
-            self.should_stop = True  # compiled code that asks for an attribute may drop the exception
+            self.should_stop = True  # the exception was once seen to be dropped on its way
             raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGINT, end)

@@ -37,7 +37,7 @@ def sparsity(evidence: Evidence) -> Section | None:
     total, weights = sum(each.zeros for each in found), sum(each.weights for each in found)
     told = f"{total:,} of {weights:,} weights ({total / weights:.1%}) are exactly zero."
     if not total:
-        return Section("Sparsity", text=[f"{told} A larger regularization.strength draws more of them there."])
+        return Section("Sparsity", text=[f"{told} A larger regularization.strength brings more to zero."])
     ordered = sorted(found, key=lambda each: -each.share)
     rows = [(each.name, each.group, f"{each.weights:,}", f"{each.share:.1%}") for each in ordered[:ROWS]]
     most = f" The sparsest is {ordered[0].name} of {ordered[0].group}, {ordered[0].share:.1%}."

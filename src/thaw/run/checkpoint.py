@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -164,15 +163,8 @@ class StepCheckpoint(KeptCheckpoint):
     """Saves between two steps of an epoch; not after its last, where Lightning would take it for validated."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
-        if between_steps(trainer) and self._may_be_due(trainer):
+        if between_steps(trainer):
             super().on_train_batch_end(trainer, pl_module, *batch)
-
-    def _may_be_due(self, trainer: L.Trainer) -> bool:
-        """False where a look at the clock tells enough; several processes must ask one another."""
-        interval, since = self._train_time_interval, self._last_time_checked
-        if interval is None or since is None or trainer.world_size > 1:
-            return True
-        return time.monotonic() - since >= interval.total_seconds()
 
 
 def between_steps(trainer: L.Trainer) -> bool:

@@ -76,7 +76,8 @@ class Task(nn.Module, ABC):
         self.metrics = nn.ModuleDict(clones)
         self.losses = nn.ModuleDict({f"{split}_": MeanLoss() for split in ("train", "val", "test")})
         self._waiting: dict[str, list[tuple[Tensor, int | Tensor, Outputs, Tensor]]] = {}
-        self._by_many = {split: all(map(counts, held.values())) for split, held in self.metrics.items()}
+        # of which splits batches put together are measured as one by one
+        self._together = {split: all(map(counts, held.values())) for split, held in self.metrics.items()}
 
     @abstractmethod
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ class Task(nn.Module, ABC):
             self._measure(split)
         waiting.append((loss.detach(), self.count(targets), detached(outputs), targets))
         alone = not isinstance(outputs, Tensor) or outputs.numel() > LARGEST
-        if alone or len(waiting) == BATCHES or not self._by_many[f"{split}_"]:
+        if alone or len(waiting) == BATCHES or not self._together[f"{split}_"]:
             self._measure(split)
 
     def _measure(self, split: str) -> None:
