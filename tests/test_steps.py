@@ -24,6 +24,7 @@ from thaw.run.finite import LOOK_EVERY, Finite
 from thaw.run.run import Run
 from thaw.scheduler import cosine
 from thaw.task.classification import Classification
+from thaw.task.regression import Regression
 from thaw.task.task import BATCHES
 
 STEPS = 3 * LOOK_EVERY
@@ -236,6 +237,18 @@ def test_batches_measured_together_are_those_measured_one_by_one(monkeypatch) ->
                 task.load_gathered("val", state)
         found.append({name: float(value) for name, value in task.compute("val").items()})
     assert found[0] == found[1] == found[2]
+
+
+def test_metrics_that_sum_fractions_are_measured_batch_by_batch_to_the_last_bit(monkeypatch) -> None:
+    found = []
+    for most in (1, BATCHES):
+        monkeypatch.setattr("thaw.task.task.BATCHES", most)
+        task, generator = Regression(["height"]), torch.Generator().manual_seed(1)
+        for _ in range(3 * BATCHES + 2):
+            outputs, targets = torch.randn(2, 7, 1, generator=generator)
+            task.update("val", task.loss(outputs, targets), outputs, targets)
+        found.append({name: float(value) for name, value in task.compute("val").items()})
+    assert found[0] == found[1]
 
 
 def test_what_waits_to_be_measured_is_bounded() -> None:

@@ -102,6 +102,19 @@ def names(outcome: Outcome, labels: list[int]) -> bool:
     return [int(targets[int(name)]) for name in outcome.record["failure"]["samples"]] == labels
 
 
+@pytest.mark.fault("D1")
+def test_on_one_cpu_not_even_the_weights_in_memory_are_touched(run_train, monkeypatch) -> None:
+    counted, stop, seen = Counted(monkeypatch, nan_loss), finite.Finite._stop, []
+
+    def stopping(callback: finite.Finite, trainer: L.Trainer, fact: Any) -> None:
+        seen.append((counted.calls, all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters())))
+        stop(callback, trainer, fact)
+
+    monkeypatch.setattr(finite.Finite, "_stop", stopping)
+    run_train(*QUICK, *SHORT)
+    assert seen == [(WRONG, True)]
+
+
 @pytest.mark.fault("D1", "D4")
 @pytest.mark.usefixtures("either_way")
 def test_a_loss_that_is_no_number_stops_the_run_and_reaches_no_checkpoint(run_train, monkeypatch) -> None:
