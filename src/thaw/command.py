@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from thaw import config
 from thaw.advice import in_words
+from thaw.allocator import keep_freed_memory
 from thaw.ending import end, reached, without_secrets
 from thaw.errors import RunError, UserError
 from thaw.redaction import redact
@@ -31,6 +32,7 @@ def main(task: Callable[[], Any]) -> None:
     """Run a Hydra application and end the process by the exit codes of the README: 0, 1, 2, 130 or 143."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end that runs every `finally`
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors over instead of printing them
+    keep_freed_memory()
     try:
         _assert_words()
         flags = get_args_parser().parse_known_args()[0]
