@@ -10,8 +10,8 @@ import pytest
 
 from thaw.allocator import keep_freed_memory
 
-# Steps that take three blocks of 40 MB and free them; prints how many pages the system has given to the last of ten, for
-# what lies between blocks differs at first.
+# Steps that take three blocks of 40 MB and free them; prints how many pages the system has given to the last of ten:
+# it takes some until the blocks lie as they stay.
 STEPS = """
 import resource, sys
 from thaw import command

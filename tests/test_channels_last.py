@@ -35,24 +35,16 @@ def is_last(tensor: Tensor) -> bool:
     return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
-@pytest.mark.parametrize(
-    ("device", "name", "size", "last"),
-    [
-        ("cpu", "resnet_glyphs", 32, False),
-        ("cpu", "resnet_glyphs", 128, True),
-        ("cpu", "mobilenetv2_035", 64, True),
-        ("cuda", "resnet_glyphs", 32, True),
-    ],
-)
-def test_it_is_used_on_a_gpu_and_where_a_cpu_is_faster_with_it(device: str, name: str, size: int, last: bool) -> None:
-    net = network(size, name)
-    net.lay_out(device)
-    assert net.channels_last is last
+def test_image_networks_are_laid_out_so_and_no_others() -> None:
+    net = network(32, "resnet_glyphs")
+    assert not any(map(is_last, filters(net)))
+    net.lay_out()
     assert filters(net)
-    assert all(is_last(weight) is last for weight in filters(net))
-    if device == "cuda":  # and evaluated where there is none
-        net.lay_out("cpu")
-        assert not any(map(is_last, filters(net)))
+    assert all(map(is_last, filters(net)))
+    spectrogram = network()
+    spectrogram.preprocessing["kind"] = "waveform"
+    spectrogram.lay_out()
+    assert not any(map(is_last, filters(spectrogram)))
 
 
 def test_outputs_and_gradients_are_the_same_but_for_rounding() -> None:
@@ -60,7 +52,7 @@ def test_outputs_and_gradients_are_the_same_but_for_rounding() -> None:
     for last in (False, True):
         net = network().double()
         if last:
-            net.lay_out("cpu")
+            net.lay_out()
         outputs = net(inputs)
         outputs.square().sum().backward()
         found.append((outputs, *(p.grad for p in net.parameters())))
@@ -123,7 +115,7 @@ def test_the_state_of_another_layout_is_put_into_this_one_before_a_fused_step(na
                 p.grad = torch.empty_like(p, requires_grad=False).copy_(values)
             optimizer.step()
             if last and turn == 0:
-                net.lay_out("cpu")
+                net.lay_out()
                 lay_out_like_weights(optimizer)
         steps.append([p.detach().contiguous() for p in net.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*steps, strict=True))

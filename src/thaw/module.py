@@ -73,7 +73,7 @@ class FineTuner(L.LightningModule):
 
     def configure_model(self) -> None:
         if not self._sharded:
-            self.network.lay_out(self.trainer.strategy.root_device.type)
+            self.network.lay_out()
         if isinstance(self.trainer.strategy, FSDP) and not self._sharded:
             self.trainer.strategy.shard(self.network)
             self._sharded = True

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from thaw.model.cut import Cut
 
 BatchNormPolicy = Literal["frozen", "adapt", "train"]
-# Pixels a side from which a CPU is faster with channels last also where no convolution is depthwise.
-LARGE = 128
 
 
 class Steps(NamedTuple):
@@ -130,17 +128,16 @@ class Network(nn.Module):
             return self.head(self.features(inputs))
         return self.head(self.cut.after(*inputs) if self.cut else inputs.activations)
 
-    def lay_out(self, device: str) -> None:
-        """Lay the filters of image networks, and from now on the images, out as this kind of device is fastest with.
+    def lay_out(self) -> None:
+        """Lay the filters of image networks, and from now on the images, out with channels last.
 
-        Channels last on a GPU; on a CPU with depthwise convolutions or images of 128 pixels a side. The numbers are the
-        same in another order, and their sums round otherwise.
+        A GPU is faster so, and a CPU is too, most of all in what is frozen, but for small batches of tiny images. The
+        numbers are the same in another order, and their sums round otherwise.
         """
-        convolutions = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
-        if convolutions and self.preprocessing.get("kind") == "image":
-            depthwise = any(module.groups > 1 for module in convolutions)
-            self.channels_last = device == "cuda" or depthwise or self.preprocessing["size"] >= LARGE
-            self.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+        convolves = any(isinstance(module, nn.Conv2d) for module in self.modules())
+        self.channels_last = convolves and self.preprocessing.get("kind") == "image"
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)
 
     def laid_out(self, values: Tensor | Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
         """Images or maps (batch, channels, height, width) in the order in which the filters lie."""
