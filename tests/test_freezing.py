@@ -296,7 +296,7 @@ def test_a_frozen_weight_or_statistic_that_moves_in_a_fit_is_named(held: str, st
     class Mover(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: FineTuner, *_: object) -> None:
             if trainer.global_step == 2:
-                pl_module.network.body.state_dict()[held].view(-1)[0] += 1e-6
+                pl_module.network.body.state_dict()[held][0] += 1e-6
 
     with pytest.raises(FreezeContractError, match=f"'body.{held}' moved although it is frozen \\(1 such\\)"):
         fit(strategy, epochs=3, callbacks=[Mover()])

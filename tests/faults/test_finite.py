@@ -198,7 +198,7 @@ def test_weights_that_the_last_step_of_an_epoch_has_spoilt_are_not_saved(run_tra
             optimizer.register_step_post_hook(lambda *_: spoilt(module))
 
     def spoilt(module: FineTuner) -> None:
-        next(iter(module.network.groups["block01"].values())).data.view(-1)[0] = math.nan
+        next(iter(module.network.groups["block01"].values())).data[0] = math.nan
 
     monkeypatch.setattr(FineTuner, "on_train_batch_start", spoil)
     outcome = run_train(*QUICK, "data.batch_size=16")
