@@ -81,7 +81,8 @@ def _measured(arguments: Callable[[Path, Path], list[str]]) -> Callable[[], floa
         told = place / "told.json"
         search = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": search}
-        words = [sys.executable, *arguments(place, told)]
+        seed = f"seed={len(measure.accuracy)}"  # of each round another, because equal training is no equal rounding
+        words = [sys.executable, *arguments(place, told), seed]
         subprocess.run(words, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
         found = json.loads(told.read_text())
         measure.accuracy.append(found["accuracy"])
@@ -95,7 +96,7 @@ def _compare(title: str, ways: dict[str, Callable[[], float]], reference: str, r
     found = interleaved(ways, rounds)
     print(table(title, "seconds", found, reference))
     for name, way in ways.items():
-        print(f"val/accuracy of {name}: {', '.join(f'{value:.3f}' for value in way.accuracy)}")
+        print(f"val/accuracy of {name}, a seed each: {', '.join(f'{value:.3f}' for value in way.accuracy)}")
 
 
 def probe() -> None:
