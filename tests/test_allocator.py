@@ -43,3 +43,18 @@ def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: asked.append(name) or SimpleNamespace())
     keep_freed_memory()
     assert asked == [None]
+
+
+@pytest.mark.parametrize(("most", "taken"), [(2**31, 2**30), (2**25, 2**25)], ids=["glibc 2.35", "before"])
+def test_blocks_stay_as_large_as_the_library_lets_them(monkeypatch: pytest.MonkeyPatch, most: int, taken: int) -> None:
+    settings: dict[int, int] = {}
+
+    def mallopt(name: int, value: int) -> int:
+        if value > most:
+            return 0
+        settings[name] = value
+        return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    keep_freed_memory()
+    assert settings == {-3: taken, -1: -1}

@@ -41,10 +41,10 @@ def test_image_networks_are_laid_out_so_and_no_others() -> None:
     net.lay_out()
     assert filters(net)
     assert all(map(is_last, filters(net)))
-    spectrogram = network()
-    spectrogram.preprocessing["kind"] = "waveform"
-    spectrogram.lay_out()
-    assert not any(map(is_last, filters(spectrogram)))
+    of_sound = network()
+    of_sound.preprocessing["kind"] = "waveform"
+    of_sound.lay_out()
+    assert not any(map(is_last, filters(of_sound)))
 
 
 def test_outputs_and_gradients_are_the_same_but_for_rounding() -> None:

@@ -81,7 +81,7 @@ def _measured(arguments: Callable[[Path, Path], list[str]]) -> Callable[[], floa
         told = place / "told.json"
         search = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": search}
-        seed = f"seed={len(measure.accuracy)}"  # of each round another, because equal training is no equal rounding
+        seed = f"seed={len(measure.accuracy)}"  # of each round its own: one seed says little of an accuracy
         words = [sys.executable, *arguments(place, told), seed]
         subprocess.run(words, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
         found = json.loads(told.read_text())

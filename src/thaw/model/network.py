@@ -131,8 +131,8 @@ class Network(nn.Module):
     def lay_out(self) -> None:
         """Lay the filters of image networks, and from now on the images, out with channels last.
 
-        A GPU is faster so, and a CPU is too, most of all in what is frozen, but for small batches of tiny images. The
-        numbers are the same in another order, and their sums round otherwise.
+        A GPU is faster so, and so is a CPU, most of all in what is frozen; not in VGG, nor where a large network trains
+        on small batches of tiny images. The numbers are the same in another order, and their sums round otherwise.
         """
         convolves = any(isinstance(module, nn.Conv2d) for module in self.modules())
         self.channels_last = convolves and self.preprocessing.get("kind") == "image"
