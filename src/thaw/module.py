@@ -72,9 +72,9 @@ class FineTuner(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
 
     def configure_model(self) -> None:
-        if not self._sharded:
+        if not isinstance(self.trainer.strategy, FSDP):  # which takes no weights laid out otherwise
             self.network.lay_out()
-        if isinstance(self.trainer.strategy, FSDP) and not self._sharded:
+        elif not self._sharded:
             self.trainer.strategy.shard(self.network)
             self._sharded = True
 
