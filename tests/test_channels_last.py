@@ -1,6 +1,7 @@
 """Channels last: where it is used, and that nothing but the order in memory is another."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset
 
 from thaw.build import TRAINER
+from thaw.distributed import FSDP
 from thaw.freezing.by_group import NoFreezing
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
@@ -45,6 +47,18 @@ def test_image_networks_are_laid_out_so_and_no_others() -> None:
     of_sound.preprocessing["kind"] = "waveform"
     of_sound.lay_out()
     assert not any(map(is_last, filters(of_sound)))
+
+
+def test_fsdp_which_takes_no_such_filters_gets_them_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared: list[bool] = []
+    strategy = object.__new__(FSDP)
+    monkeypatch.setattr(FSDP, "shard", lambda _, net: shared.append(any(map(is_last, filters(net)))))
+    monkeypatch.setattr(FineTuner, "trainer", SimpleNamespace(strategy=strategy))
+    task = Classification(["a", "b", "c"], metrics={"accuracy": "MulticlassAccuracy"})
+    module = FineTuner(network(), task, lambda net: create_optimizer(net, lr=1e-3), constant(0.0))
+    module.configure_model()
+    module.configure_model()  # Lightning asks again for the test
+    assert shared == [False]
 
 
 def test_outputs_and_gradients_are_the_same_but_for_rounding() -> None:
