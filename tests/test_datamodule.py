@@ -322,8 +322,18 @@ def test_workers_are_as_many_as_asked_for_and_auto_chooses_them_by_the_time_of_a
         assert data._loader("val").num_workers == expected
         assert data.remarks == [f"val: {1000 * each:.2g} ms to load a sample, data.num_workers={expected}"]
     data.trainer = SimpleNamespace(num_devices=3)
-    data._chosen_workers.clear()
+    data._choices.clear()
     assert data._loader("val").num_workers == 2  # three processes share the six cores
+
+
+@pytest.mark.parametrize(("asked", "while_busy"), [("auto", 0), (2, 2)])
+def test_no_process_loads_where_it_would_take_its_core_from_what_takes_longer(asked, while_busy, monkeypatch):
+    monkeypatch.setattr("thaw.data.workers.cores", lambda processes: 2)
+    monkeypatch.setattr("thaw.data.workers.seconds_a_sample", lambda samples: 0.01)
+    data = Numbers(counts=(500, 400), given=("val",), batch_size=4, num_workers=asked)
+    data.preprocess()
+    loaders = {busy: data.loader_in_order("val", variant=0, busy=busy) for busy in (0, 0.03, 0.05)}
+    assert {busy: loader.num_workers for busy, loader in loaders.items()} == {0: 2, 0.03: 2, 0.05: while_busy}
 
 
 @pytest.mark.parametrize(("size", "timed"), [(100, 9), (3, 4), (1, 2)])

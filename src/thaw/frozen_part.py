@@ -1,6 +1,7 @@
 """What the frozen part of a network makes of each sample of a split: computed once, and kept."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -66,7 +67,9 @@ class FrozenPart:
             ]
         self.inputs = _hash(*(content for each in tried for content in _bytes(each)))
         self.cut = None if self.whole else self._cut(tried[0])
+        began = time.perf_counter()
         self.example = self._activations(inputs)
+        self.busy = time.perf_counter() - began if self.example.device.type == "cpu" else 0.0
         if data.by_length and self.whole:
             self._assert_blind_to_padding(inputs)
 
@@ -116,7 +119,7 @@ class FrozenPart:
         yield self.first, self.example
         with torch.random.fork_rng(devices=[]):
             for variant in range(self.variants):
-                loader = self.data.loader_in_order(self.split, variant, skip=not variant)
+                loader = self.data.loader_in_order(self.split, variant, skip=not variant, busy=self.busy)
                 for indices, batch in zip(order[not variant :], loader, strict=True):
                     activations = self._activations(self.on_device(batch)[0])
                     yield [variant * self.size + index for index in indices], activations

@@ -15,7 +15,7 @@ from thaw.data.progress import bar
 from thaw.data.sampler import EpochBatches, Key, Transformed
 from thaw.data.samples import Samples
 from thaw.data.targets import Targets
-from thaw.data.workers import choose
+from thaw.data.workers import Choice, choose
 
 Split = Literal["train", "val", "test"]
 
@@ -46,7 +46,7 @@ class Loaders(L.LightningDataModule):
         self.cache: Cache | None = None  # keeps what takes long to make and is the same every time
         self.remarks: list[str] = []  # on how samples are loaded, for the screen
         self.track = bar  # shows how far it is: `track(items, total, description)`
-        self._chosen_workers: dict[str, int] = {}  # by `auto`
+        self._choices: dict[str, Choice] = {}  # by `auto`
 
     def lengths(self, split: Split) -> np.ndarray | None:
         """Length of each sample (samples,); None where all are alike."""
@@ -97,9 +97,9 @@ class Loaders(L.LightningDataModule):
     def _transformed(self, split: Split) -> Transformed:
         return Transformed(*self.served(split), self.seed, self.variants if split == "train" else 1)
 
-    def _loader(self, split: Split, batches: EpochBatches | None = None) -> ResumableLoader:
+    def _loader(self, split: Split, batches: EpochBatches | None = None, busy: float = 0) -> ResumableLoader:
         samples, order = self._transformed(split), batches or self.batches(split)
-        workers = self._workers(split, samples, len(order))
+        workers = self._workers(split, samples, len(order), busy)
         strategy = getattr(self.trainer, "strategy", None)
         device = strategy.root_device.type if strategy else "cpu"
         loader = ResumableLoader(
@@ -124,11 +124,15 @@ class Loaders(L.LightningDataModule):
         """Indices of the batches of all samples of a split, unshuffled, for one process alone."""
         return self._unshuffled(split, 0).batches(0)
 
-    def loader_in_order(self, split: Split, variant: int, skip: int = 0) -> ResumableLoader:
-        """Loads those batches after the first `skip`, of one variant of the samples."""
+    def loader_in_order(self, split: Split, variant: int, skip: int = 0, busy: float = 0) -> ResumableLoader:
+        """Loads those batches after the first `skip`, of one variant of the samples.
+
+        Args:
+            busy: seconds in which a batch then takes all cores; 0 where they are free meanwhile.
+        """
         batches = self._unshuffled(split, variant)
         batches.skip = skip
-        return self._loader(split, batches)
+        return self._loader(split, batches, busy)
 
     def _unshuffled(self, split: Split, variant: int) -> EpochBatches:
         lengths = self.lengths(split) if self.by_length else None
@@ -145,14 +149,16 @@ class Loaders(L.LightningDataModule):
         targets = self.splits[split].targets
         return self.targets.collate([targets[index] for _, index, *_ in keys])
 
-    def _workers(self, split: Split, samples: Transformed, batches: int) -> int:
+    def _workers(self, split: Split, samples: Transformed, batches: int, busy: float) -> int:
         if self.num_workers != "auto":
             return self.num_workers
-        if split not in self._chosen_workers:
+        if split not in self._choices:
             processes = getattr(self.trainer, "num_devices", 1)
-            self._chosen_workers[split], told = choose(samples, batches, processes)
-            self.remarks.append(f"{split}: {told}")
-        return self._chosen_workers[split]
+            self._choices[split] = choose(samples, batches, processes)
+            self.remarks.append(f"{split}: {self._choices[split].told}")
+        choice = self._choices[split]
+        # What loads takes its cores from what works on a batch: it would gain less than it costs to start and to wait.
+        return choice.workers if choice.batch_seconds > busy else 0
 
     def _epoch(self) -> int:
         # `trainer.current_epoch` is still 0 when a resumed run draws its first order; this is what it will be.

@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,23 @@ def worthwhile(batch_seconds: float, most: int) -> int:
     return 0 if batch_seconds < HANDING_OVER else min(most, MOST, math.ceil(batch_seconds / HANDING_OVER))
 
 
-def choose(samples: Sequence[Any], batches: int, processes: int = 1) -> tuple[int, str]:
-    """How many load these samples in so many batches, where several processes train on this machine; and in words."""
+@dataclass(frozen=True)
+class Choice:
+    """How many processes load a split.
+
+    Args:
+        batch_seconds: that one of them takes for a batch.
+        told: the choice and its reason, for the screen.
+    """
+
+    workers: int
+    batch_seconds: float
+    told: str
+
+
+def choose(samples: Sequence[Any], batches: int, processes: int = 1) -> Choice:
+    """How many load these samples in so many batches, where several processes train on this machine."""
     each = seconds_a_sample(samples)
-    chosen = worthwhile(each * len(samples) / batches, cores(processes))
-    return chosen, f"{1000 * each:.2g} ms to load a sample, data.num_workers={chosen}"
+    batch_seconds = each * len(samples) / batches
+    chosen = worthwhile(batch_seconds, cores(processes))
+    return Choice(chosen, batch_seconds, f"{1000 * each:.2g} ms to load a sample, data.num_workers={chosen}")
