@@ -5,6 +5,7 @@ import errno
 import gc
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from test_train_text import BERT, sentences, write
 
 from thaw.activations import VALUES
 from thaw.cache import SEAL
+from thaw.data.loader import ResumableLoader
+from thaw.data.loaders import Loaders
 from thaw.model.network import Network
 from thaw.run.checkpoint import load_checkpoint
 
@@ -100,6 +103,33 @@ def test_the_body_runs_once_over_each_sample(run_train, forward_passes: list[int
     assert run_train(*PROBE).code == 0
     # Once over 64 + 144 + 360 samples, the first and last batch of each split once more, and what a build tries.
     assert 64 + 144 + 360 <= sum(forward_passes) < 64 + 144 + 360 + 6 * 32 + 32
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("body", "processes"), [(0.0, 2), (0.3, 0)])
+def test_processes_load_for_the_cache_only_where_that_takes_longer_than_the_body(
+    run_train, monkeypatch: pytest.MonkeyPatch, body: float, processes: int
+) -> None:
+    """Loading takes 0.16 s a batch, the body `body` more than it does."""
+    started: list[int] = []
+    loader, features = Loaders.loader_in_order, Network.features
+
+    def noted(self: Loaders, *arguments, **named) -> ResumableLoader:
+        found = loader(self, *arguments, **named)
+        started.append(found.num_workers)
+        return found
+
+    def slow(self: Network, inputs: torch.Tensor) -> torch.Tensor:
+        time.sleep(body)
+        return features(self, inputs)
+
+    monkeypatch.setattr(Loaders, "loader_in_order", noted)
+    monkeypatch.setattr(Network, "features", slow)
+    monkeypatch.setattr("thaw.data.workers.seconds_a_sample", lambda samples: 0.005)
+    monkeypatch.setattr("thaw.data.workers.cores", lambda processes: 2)
+    outcome = run_train(*PROBE, "trainer.max_epochs=3", "data.num_workers=auto", "data.val_size=0.1", "test=false")
+    assert outcome.code == 0
+    assert started == [processes, processes]  # of train and of val
 
 
 @pytest.mark.medium

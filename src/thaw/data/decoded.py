@@ -77,7 +77,7 @@ def pixel_counts(paths: Sequence[str], formats: Sequence[str]) -> list[int]:
         except Exception:  # of all its parsers; what decodes it tells
             return 0
 
-    return in_threads(count, paths, "Measuring images", any(".zip::" in path for path in paths))
+    return in_threads(count, paths, "Measuring images")
 
 
 def decode(
@@ -109,20 +109,13 @@ def decode(
 
     file = os.open(folder / "pixels.npy", os.O_WRONLY)
     try:
-        zipped = any(".zip::" in path for path in paths)
-        shapes = in_threads(put, range(len(paths)), "decoding images", zipped, track)
+        shapes = in_threads(put, range(len(paths)), "decoding images", track)
     finally:
         os.close(file)
     np.save(folder / "shapes.npy", np.array(shapes, dtype=np.int64))
 
 
-def in_threads(
-    work: Callable[[Any], Any], items: Sequence[Any], description: str, zipped: bool, track: Callable = bar
-) -> list:
-    """What comes of each item; decoding releases the interpreter lock.
-
-    Args:
-        zipped: whether some lie in a zip file, whose handle is not safe to share between threads.
-    """
-    with ThreadPoolExecutor(1 if zipped else cores()) as pool:
+def in_threads(work: Callable[[Any], Any], items: Sequence[Any], description: str, track: Callable = bar) -> list:
+    """What comes of each item; decoding releases the interpreter lock."""
+    with ThreadPoolExecutor(cores()) as pool:
         return list(track(pool.map(work, items), len(items), description))

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -79,7 +80,7 @@ def _listed(root: Path, names: tuple[str, ...], suffixes: Collection[str]) -> li
         if (root / f"{name}.zip").is_file():
             path = root / f"{name}.zip"
             try:
-                entries = sorted(archive(str(path), os.getpid()).namelist())
+                entries = sorted(archive(str(path), os.getpid())[0].namelist())
             except Exception as error:  # a damaged directory raises more than BadZipFile
                 reason = first_line(error)
                 raise UserError(f"data.root: '{path}' must be a zip file ({reason}). Mend or remove it.") from None
@@ -115,9 +116,9 @@ def _is_text(path: str) -> bool:
 
 
 @cache
-def archive(path: str, process: int) -> zipfile.ZipFile:
-    """One handle a process: forked loader workers must not share a file position."""
-    return zipfile.ZipFile(path)
+def archive(path: str, process: int) -> tuple[zipfile.ZipFile, Lock]:
+    """One handle a process, for one thread at a time: forked loader workers must not share a file position."""
+    return zipfile.ZipFile(path), Lock()
 
 
 def contents(path: str) -> bytes:
@@ -131,10 +132,11 @@ def contents(path: str) -> bytes:
         _assert_bounded(os.stat(path).st_size)
         return Path(path).read_bytes()
     try:
-        zipped = archive(f"{container}.zip", os.getpid())
+        zipped, alone = archive(f"{container}.zip", os.getpid())
         # Its reader stops at the size that stands here, whatever the entry would unpack to.
         _assert_bounded(zipped.getinfo(entry).file_size)
-        return zipped.read(entry)
+        with alone:
+            return zipped.read(entry)
     except Exception as error:  # of the disk, of zipfile, and of each way to compress
         raise OSError(first_line(error)) from None
 

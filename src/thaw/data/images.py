@@ -206,12 +206,12 @@ def open_image(path: str, draft: bool = False) -> Image.Image:
                 raise ValueError(f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}")
             if draft:
                 image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
-                return Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-            if upright.mode == "P":  # by way of RGBA, for the transparency of palettes
-                upright = upright.convert("RGBA")
-            return upright if upright.mode == "L" else upright.convert("RGB")
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
+                return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            upright = image.convert("RGBA") if image.mode == "P" else image  # for the transparency of palettes
+            return upright if upright.mode in ("L", "RGB") else upright.convert("RGB")
     except Exception as error:  # Pillow's parsers raise OSError, SyntaxError, ValueError and more
         reason = str(error).partition(" <_io.")[0]  # which would be another one every time
         raise UserError(f"data: every image must be readable; '{path}' is not ({reason}). Mend or remove it.") from None
@@ -227,5 +227,5 @@ def unreadable(paths: Sequence[str]) -> dict[int, str]:
             return False
         return True
 
-    checked = in_threads(readable, paths, "Checking images", any(".zip::" in path for path in paths))
+    checked = in_threads(readable, paths, "Checking images")
     return {index: "no readable image" for index, good in enumerate(checked) if not good}

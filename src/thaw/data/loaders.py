@@ -97,12 +97,16 @@ class Loaders(L.LightningDataModule):
     def _transformed(self, split: Split) -> Transformed:
         return Transformed(*self.served(split), self.seed, self.variants if split == "train" else 1)
 
-    def _loader(self, split: Split, batches: EpochBatches | None = None, busy: float = 0) -> ResumableLoader:
-        samples, order = self._transformed(split), batches or self.batches(split)
-        workers = self._workers(split, samples, len(order), busy)
+    def _loader(self, split: Split) -> ResumableLoader:
+        samples, order = self._transformed(split), self.batches(split)
+        loader = self._loader_of(samples, order, self._workers(split, samples, len(order)))
+        loader.ready = lambda: self.ready.get(split) or self._about_to_read(split, samples)
+        return loader
+
+    def _loader_of(self, samples: Transformed, order: EpochBatches, workers: int) -> ResumableLoader:
         strategy = getattr(self.trainer, "strategy", None)
         device = strategy.root_device.type if strategy else "cpu"
-        loader = ResumableLoader(
+        return ResumableLoader(
             samples,
             batch_sampler=order,
             collate_fn=self._collate,
@@ -112,9 +116,6 @@ class Loaders(L.LightningDataModule):
             timeout=self.worker_timeout if workers else 0,
             worker_init_fn=partial(start_worker, yields=device == "cpu"),
         )
-        if not batches:
-            loader.ready = lambda: self.ready.get(split) or self._about_to_read(split, samples)
-        return loader
 
     def _about_to_read(self, split: Split, samples: Transformed) -> None:
         if self.keep(split):
@@ -130,9 +131,12 @@ class Loaders(L.LightningDataModule):
         Args:
             busy: seconds in which a batch then takes all cores; 0 where they are free meanwhile.
         """
-        batches = self._unshuffled(split, variant)
-        batches.skip = skip
-        return self._loader(split, batches, busy)
+        order, samples = self._unshuffled(split, variant), self._transformed(split)
+        order.skip = skip
+        workers = self._workers(split, samples, len(order))
+        if workers and self.num_workers == "auto" and self._choices[split].batch_seconds <= busy:
+            workers = 0  # they would take their cores from what works on a batch, and gain less than they cost
+        return self._loader_of(samples, order, workers)
 
     def _unshuffled(self, split: Split, variant: int) -> EpochBatches:
         lengths = self.lengths(split) if self.by_length else None
@@ -149,16 +153,14 @@ class Loaders(L.LightningDataModule):
         targets = self.splits[split].targets
         return self.targets.collate([targets[index] for _, index, *_ in keys])
 
-    def _workers(self, split: Split, samples: Transformed, batches: int, busy: float) -> int:
+    def _workers(self, split: Split, samples: Transformed, batches: int) -> int:
         if self.num_workers != "auto":
             return self.num_workers
         if split not in self._choices:
             processes = getattr(self.trainer, "num_devices", 1)
             self._choices[split] = choose(samples, batches, processes)
             self.remarks.append(f"{split}: {self._choices[split].told}")
-        choice = self._choices[split]
-        # What loads takes its cores from what works on a batch: it would gain less than it costs to start and to wait.
-        return choice.workers if choice.batch_seconds > busy else 0
+        return self._choices[split].workers
 
     def _epoch(self) -> int:
         # `trainer.current_epoch` is still 0 when a resumed run draws its first order; this is what it will be.
