@@ -1,6 +1,8 @@
 """Checkpoints: whole after a crash, free of code, and the two that a run keeps."""
 
 import errno
+import hashlib
+import io
 import os
 import pickle
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from thaw.data.digits import Digits
 from thaw.errors import RunError, UserError
+from thaw.run import checksum
 from thaw.run.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
 
 STATE = {
@@ -32,6 +35,18 @@ class Intruder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (os.mkdir, (str(self.marker),))
+
+
+def test_the_sum_is_of_what_was_written_though_its_memory_is_used_again() -> None:
+    parts = [bytes([number]) * size for number, size in enumerate((10, 3 * checksum.LARGE, checksum.LARGE, 5))]
+    memory, written = bytearray(max(map(len, parts))), io.BytesIO()
+    writer = checksum.HashingWriter(written)
+    for part in parts:
+        memory[: len(part)] = part
+        writer.write(memoryview(memory)[: len(part)])
+        memory[:] = bytes(len(memory))
+    assert written.getvalue() == b"".join(parts)
+    assert writer.digest == hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -101,6 +101,24 @@ def test_an_image_is_decoded_once_in_all_epochs_seeds_and_runs(tmp_path, opened,
     assert len(opened) == 16
 
 
+@pytest.mark.medium
+def test_stages_that_read_the_same_images_again_find_them_decoded(run_train, tmp_path, opened) -> None:
+    """Three stages, of whose frozen groups each needs activations of its own."""
+    photographs(tmp_path / "data")
+    small = ("model.in_channels=3", "model.weights=none", "data.batch_size=4", "data.num_workers=0", "trainer=cpu")
+    stages = ("freezing.every=3", "trainer.max_epochs=9", "data.augment=none", "cache.dir=cache", "logger=none")
+    words = ("data=image_folder", f"data.root={tmp_path}/data", "report=none", "test=false", "trainer.max_epochs=9")
+    outcome = run_train(*words, *small, *stages)
+    assert outcome.code == 0
+    assert [entry["after"] for entry in outcome.record["features"] if entry["split"] == "train"] == [
+        "block03",
+        "block02",
+        "block01",
+    ]
+    # Once for all; before that a first batch of train and of val, to see what comes of it.
+    assert len(opened) <= len(set(opened)) + 2 * 4
+
+
 def test_a_few_of_many_images_are_decoded_alone(tmp_path, opened) -> None:
     batches(loaded(photographs(tmp_path / "data"), Cache(tmp_path / "cache", 10**8), shots=2), "train")
     assert len(opened) == 4

@@ -51,7 +51,8 @@ class FeatureCache(L.Callback):
         in_full = trainer.num_training_batches == len(self.data.batches("train"))
         left = self._epochs_left(network, trainer.current_epoch, trainer.max_epochs)
         if in_full and left >= FEWEST_EPOCHS:
-            self._offer(trainer, network, ["train", "val"])
+            last = trainer.current_epoch + left == trainer.max_epochs
+            self._offer(trainer, network, ["train", "val"], again=not last)
         else:
             self._clear(network)
 
@@ -77,7 +78,7 @@ class FeatureCache(L.Callback):
         later = (self.freezing.trains(groups, number, epochs) for number in range(epoch, epochs))
         return len(list(itertools.takewhile(frozen.isdisjoint, later))) if frozen else 0
 
-    def _offer(self, trainer: L.Trainer, network: Network, splits: Sequence[Split]) -> None:
+    def _offer(self, trainer: L.Trainer, network: Network, splits: Sequence[Split], again: bool = False) -> None:
         self._clear(network)
         groups = frozen_groups(network)
         if len(groups) < 2 or not self.cache.max_bytes or isinstance(trainer.strategy, FSDP):
@@ -89,7 +90,7 @@ class FeatureCache(L.Callback):
                 began, said = time.monotonic(), f"features of {split} after {groups[-1]}"
                 on_device, context = trainer.strategy.batch_to_device, trainer.precision_plugin.forward_context
                 part = FrozenPart(network, groups, self.data, split, on_device, context)
-                activations, reused = part.kept(self.cache, self.track)
+                activations, reused = part.kept(self.cache, self.track, again)
             except NoCutError as reason:
                 self._tell(f"{said}: computed in every epoch, because {reason}")
                 continue

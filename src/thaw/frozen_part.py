@@ -151,13 +151,16 @@ class FrozenPart:
             "machine": [torch.__version__, device.type, chip, torch.get_num_threads()],
         }
 
-    def kept(self, cache: Cache, track: Callable[..., Iterable[Any]]) -> tuple[Activations | None, bool]:
+    def kept(
+        self, cache: Cache, track: Callable[..., Iterable[Any]], again: bool = False
+    ) -> tuple[Activations | None, bool]:
         """The activations from the cache, and whether they lay there already; None where there is no room for them.
 
         What lies there is used only if the first batch, computed anew, equals it.
 
         Args:
             track: shows the progress of an iterable: `track(items, total, description)`.
+            again: whether a later stage reads the samples for activations after other groups.
         """
         key = self.key
 
@@ -173,6 +176,8 @@ class FrozenPart:
             if self._fits(found[self.first].to(self.example.device)):
                 return found, True
             cache.discard(key)
+        if again or self.variants > 1:
+            self.data.keep(self.split)
         try:
             folder = cache.entry(key, self.bytes, fill)
         except OSError:  # another has filled the disk meanwhile

@@ -155,8 +155,10 @@ class ImageFolder(ImageData):
     def keep(self, split: Split) -> bool:
         """Decode the images of a split once for all epochs, seeds and runs, if they are to be read again and fit."""
         transform, trainer = self._transform(split), self.trainer
-        if not self.cache or split in self._decoded or not isinstance(transform, ImageTransform):
+        if not self.cache or not isinstance(transform, ImageTransform):
             return False
+        if split in self._decoded:
+            return self._decoded[split] is not None
         if trainer is None or trainer.state.fn != TrainerFn.FITTING or trainer.max_epochs - self._epoch() == 1:
             return False
         paths, key = self._to_decode(split)

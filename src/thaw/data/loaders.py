@@ -91,7 +91,7 @@ class Loaders(L.LightningDataModule):
         return self.splits[split], self.transforms["train" if split == "train" else "eval"]
 
     def keep(self, split: Split) -> bool:
-        """Asked when a split is about to be read: whether it is served otherwise from now on."""
+        """Asked when a split is about to be read, now and again: whether it is served otherwise from now on."""
         return False
 
     def _transformed(self, split: Split) -> Transformed:
@@ -118,7 +118,7 @@ class Loaders(L.LightningDataModule):
         )
 
     def _about_to_read(self, split: Split, samples: Transformed) -> None:
-        if self.keep(split):
+        if samples.samples is self.splits[split] and self.keep(split):
             samples.samples, samples.transform = self.served(split)
 
     def in_order(self, split: Split) -> list[list[int]]:

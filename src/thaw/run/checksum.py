@@ -2,10 +2,14 @@
 
 import hashlib
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 from thaw.run.unfinished import rename, replacing
+
+# Bytes that are worth a second thread.
+LARGE = 1 << 20
 
 
 class HashingWriter:
@@ -13,6 +17,7 @@ class HashingWriter:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._sum = file, hashlib.sha256()
+        self._beside = ThreadPoolExecutor(1)
         self.error: OSError | None = None  # torch would tell only that a position is not what it expects
 
     @property
@@ -20,12 +25,16 @@ class HashingWriter:
         return self._sum.hexdigest()
 
     def write(self, data: bytes) -> int:
-        self._sum.update(data)
+        # What is large is summed while it is written: either takes about as long as the other.
+        summed = self._beside.submit(self._sum.update, data) if len(data) >= LARGE else self._sum.update(data)
         try:
             return self._file.write(data)
         except OSError as error:
             self.error = self.error or error
             raise
+        finally:
+            if summed:
+                summed.result()  # the caller may reuse its memory
 
     def flush(self) -> None:
         self._file.flush()
