@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
@@ -57,16 +59,22 @@ def row(name: str) -> str:
     return f"| {name} | {metric} | {figures} | {beside} |"
 
 
-def run_all(jobs: list[tuple]) -> None:
-    """Start the jobs, the arguments of `start`, as many at a time as there are cores."""
-    running: list[tuple[Path, subprocess.Popen]] = []
-    while jobs or running:
-        while jobs and len(running) < joblib.cpu_count():
-            running.append((jobs[0][2], start(*jobs.pop(0))))
-            print(f"{running[-1][0].name}: started; {len(jobs)} waiting", flush=True)
-        place, process = running.pop(0)
-        if process.wait():
-            sys.exit(f"error: a run failed; look into {place}/error.log, then run again")
+def run_all(jobs: list[tuple], until: float = float("inf")) -> None:
+    """Run the jobs, the arguments of `start`, as many at a time as there are cores; start none after `until`."""
+
+    def run(job: tuple) -> None:
+        if time.monotonic() < until:
+            print(f"{job[2].name}: started; {len(jobs) - jobs.index(job) - 1} waiting", flush=True)
+            if start(*job).wait():
+                raise ChildProcessError(f"a run failed; look into {job[2]}/error.log, then run again")
+
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        try:
+            list(pool.map(run, jobs))
+        except ChildProcessError as failed:
+            sys.exit(f"error: {failed}")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import joblib
 import numpy as np
 from experiments import IMAGE, SEEDS, TEXT, run_all
 from results import ROOT
@@ -106,7 +105,7 @@ def main() -> None:
     until, rows = time.monotonic() + 60 * options.minutes, []
     for name in options.only:
         while (jobs := left(name)) and time.monotonic() < until:
-            run_all(jobs[: 2 * joblib.cpu_count()])
+            run_all(jobs, until)
         if jobs:
             print(f"{name}: {len(jobs)} runs or more are still to do; write the same command again", flush=True)
         else:
