@@ -28,10 +28,11 @@ def train(cfg: DictConfig) -> float:
     from thaw.report import report
     from thaw.report.evidence import gather
     from thaw.run import record
-    from thaw.run.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
+    from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
     from thaw.run.finite import Finite
     from thaw.run.folder import run_name
     from thaw.run.interruption import Interruption
+    from thaw.run.kept_checkpoints import checkpoints
     from thaw.run.resume import assert_ready
     from thaw.run.run import Run
 

@@ -23,7 +23,8 @@ from thaw.data.digits import Digits
 from thaw.model.timm import timm_network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer
-from thaw.run.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw.run.kept_checkpoints import checkpoints
 from thaw.task.classification import Classification
 
 PLATEAU = "gradual, on=plateau, roll_back"

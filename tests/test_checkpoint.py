@@ -1,12 +1,16 @@
 """Checkpoints: whole after a crash, free of code, and the two that a run keeps."""
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
 import pickle
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import lightning as L
 import pytest
@@ -15,9 +19,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from thaw.data.digits import Digits
-from thaw.errors import RunError, UserError
-from thaw.run import checksum
-from thaw.run.checkpoint import AtomicCheckpointIO, checkpoints, load_checkpoint
+from thaw.errors import Interrupted, RunError, UserError
+from thaw.run import checksum, kept_checkpoints
+from thaw.run.checkpoint import AtomicCheckpointIO, load_checkpoint
+from thaw.run.interruption import Interruption
+from thaw.run.kept_checkpoints import checkpoints
 
 STATE = {
     "epoch": 3,
@@ -38,7 +44,7 @@ class Intruder:
 
 
 def test_the_sum_is_of_what_was_written_though_its_memory_is_used_again() -> None:
-    parts = [bytes([number]) * size for number, size in enumerate((10, 3 * checksum.LARGE, checksum.LARGE, 5))]
+    parts = [bytes([number]) * size for number, size in enumerate((10, 3 << 20, 1 << 20, 5))]
     memory, written = bytearray(max(map(len, parts))), io.BytesIO()
     writer = checksum.HashingWriter(written)
     for part in parts:
@@ -238,8 +244,21 @@ class Counting(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(module: Counting, folder: Path, mode: Any = "max", every_n_steps: int | None = None) -> None:
-    loader = DataLoader(torch.zeros(4, 1), batch_size=1)
+class Cached(L.LightningDataModule):
+    """Batches of which `ready` tells whether they come from the cache, as `Loaders` does."""
+
+    ready: ClassVar[dict[str, Any]] = {}
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(torch.zeros(4, 1))
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(torch.zeros(1, 1))
+
+
+def fit(
+    module: Counting, folder: Path, mode: Any = "max", every_n_steps: int | None = None, more: Sequence[L.Callback] = ()
+) -> None:
     trainer = L.Trainer(
         max_epochs=len(module.accuracies),
         accelerator="cpu",
@@ -247,11 +266,11 @@ def fit(module: Counting, folder: Path, mode: Any = "max", every_n_steps: int | 
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[*checkpoints(folder, "val/accuracy", mode, every_n_steps)],
+        callbacks=[*checkpoints(folder, "val/accuracy", mode, every_n_steps), *more],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
     )
-    trainer.fit(module, loader, DataLoader(torch.zeros(1, 1)))
+    trainer.fit(module, datamodule=Cached())
 
 
 @pytest.mark.parametrize(("every_n_steps", "roles"), [(None, ["best", "last"]), (5, ["best", "last", "last"])])
@@ -273,6 +292,64 @@ def test_best_follows_the_monitor_and_last_the_run(tmp_path, mode, best):
     assert {name: checkpoint["epoch"] for name, checkpoint in kept.items()} == {"best": best, "last": 3}
     assert float(kept["best"]["state_dict"]["weight"]) == 4 * (best + 1)
     assert float(kept["last"]["state_dict"]["weight"]) == 16
+
+
+def test_an_epoch_that_is_the_best_is_written_once_and_copied(tmp_path, monkeypatch):
+    saved, save = [], torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: saved.append(content["epoch"]) or save(content, file))
+    fit(Counting([0.5, 0.9, 0.1, 0.6]), tmp_path / "four")
+    assert saved == [0, 1, 2, 3]
+    fit(Counting([0.5, 0.9]), tmp_path / "two")
+    best, last = (tmp_path / "two" / f"{name}.ckpt" for name in ("best", "last"))
+    assert_same(load_checkpoint(last), load_checkpoint(best))
+    best.write_bytes(b"spoilt")  # no link, so that the other is still there
+    assert load_checkpoint(last)["epoch"] == 1
+    with pytest.raises(UserError, match="checksum"):
+        load_checkpoint(best)
+
+
+class Leaving(Counting):
+    """Stops in an epoch, as early stopping does, or is asked to by a signal."""
+
+    def __init__(self, leave: Callable[[L.Trainer], None], epoch: int = 3) -> None:
+        super().__init__([0.9, *[0.1] * 5])
+        self.leave, self.epoch = leave, epoch
+
+    def on_validation_epoch_end(self) -> None:
+        if self.current_epoch == self.epoch:
+            self.leave(self.trainer)
+
+
+def stop(trainer: L.Trainer) -> None:
+    trainer.should_stop = True
+
+
+def ask(trainer: L.Trainer) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("times", "cached", "leave", "epochs"),
+    [
+        (1e9, True, None, [0, 5]),
+        (0, True, None, [0, 1, 2, 3, 4, 5]),
+        (1e9, False, None, [0, 1, 2, 3, 4, 5]),
+        (1e9, True, stop, [0, 3]),
+        (1e9, True, ask, [0, 3]),
+        (0, True, ask, [0, 1, 2, 3]),
+    ],
+)
+def test_epochs_from_the_cache_do_not_wait_for_a_save_each(tmp_path, monkeypatch, times, cached, leave, epochs):
+    """The first is the best, written once for both names; the last is always saved, however the run ends."""
+    saved, save = [], torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: saved.append(content["epoch"]) or save(content, file))
+    monkeypatch.setattr(kept_checkpoints, "TIMES", times)
+    monkeypatch.setattr(Cached, "ready", {"train": map} if cached else {})
+    interruption = Interruption(SimpleNamespace(folder=tmp_path))
+    with pytest.raises(Interrupted) if leave is ask else contextlib.nullcontext():
+        fit(Leaving(leave or (lambda trainer: None)), tmp_path / "checkpoints", more=[interruption])
+    assert saved == epochs
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["epoch"] == epochs[-1]
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])

@@ -19,8 +19,8 @@ from thaw.model.network import Head, Network
 from thaw.module import FineTuner
 from thaw.optimizer import FUSED, create_optimizer
 from thaw.run import finite
-from thaw.run.checkpoint import checkpoints
 from thaw.run.finite import LOOK_EVERY, Finite
+from thaw.run.kept_checkpoints import checkpoints
 from thaw.run.run import Run
 from thaw.scheduler import cosine
 from thaw.task.classification import Classification

@@ -25,9 +25,10 @@ from thaw.logger import csv_logger
 from thaw.model.network import Head, Network
 from thaw.module import FineTuner
 from thaw.optimizer import create_optimizer
-from thaw.run.checkpoint import AtomicCheckpointIO, checkpoints
+from thaw.run.checkpoint import AtomicCheckpointIO
 from thaw.run.finite import Finite
 from thaw.run.interruption import Interruption
+from thaw.run.kept_checkpoints import checkpoints
 from thaw.run.record import Recorder
 from thaw.run.run import Run
 from thaw.scheduler import cosine

@@ -176,7 +176,7 @@ class FrozenPart:
             if self._fits(found[self.first].to(self.example.device)):
                 return found, True
             cache.discard(key)
-        if again or self.variants > 1:
+        if again or self.variants > 1 or self.busy:  # a CPU opens them in threads, and is then free for the body
             self.data.keep(self.split)
         try:
             folder = cache.entry(key, self.bytes, fill)

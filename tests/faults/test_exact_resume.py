@@ -137,6 +137,7 @@ def test_a_run_killed_anywhere_ends_as_if_left_alone(killed, kill: Signal) -> No
         (("scheduler=plateau", "scheduler.patience=0", "freezing=probe_then_tune"), 14),
         (("freezing=surgical", "scheduler=one_cycle"), 6),
         (("regularization=l2", "data.sampler=balanced"), 6),
+        (("freezing=linear_probe", "data.augment=none", "checkpoint.every_n_steps=null"), 14),  # from the cache
     ],
 )  # fmt: skip
 def test_whatever_is_chosen(killed, options: tuple[str, ...], number: int) -> None:

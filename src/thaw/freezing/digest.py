@@ -1,9 +1,10 @@
 """Digests of parameters and statistics, to see that what is frozen does not move and that all ranks hold the same."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from thaw.distributed import gathered
@@ -11,17 +12,22 @@ from thaw.errors import FreezeContractError
 from thaw.model.network import Network
 
 
-def digests(network: Network, frozen: bool = False) -> dict[str, bytes]:
-    """Name → digest of each parameter, and of each statistic that the network keeps.
+def digests(module: nn.Module) -> dict[str, bytes]:
+    """Name → digest of each parameter, and of each statistic that a network keeps."""
+    held = [*module.named_parameters(), *((name, held) for name, held, _ in _statistics(module))]
+    return {name: _digest(tensor) for name, tensor in held}
 
-    Args:
-        frozen: only of the parameters that require no gradient and of the statistics of modules in eval mode.
-    """
-    found = {name: p for name, p in network.named_parameters() if not (frozen and p.requires_grad)}
+
+def frozen(network: Network) -> list[str]:
+    """Names of the parameters that require no gradient and of the statistics of modules in eval mode."""
+    parameters = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    return parameters + [name for name, _, module in _statistics(network) if not module.training]
+
+
+def _statistics(network: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
     for prefix, module in network.named_modules():
-        if not (frozen and module.training):
-            found |= {f"{prefix}.{name}": held for name, held in module.named_buffers(recurse=False)}
-    return {name: _digest(held) for name, held in found.items()}
+        for name, held in module.named_buffers(recurse=False):
+            yield f"{prefix}.{name}", held, module
 
 
 def _digest(tensor: Tensor) -> bytes:
@@ -30,24 +36,29 @@ def _digest(tensor: Tensor) -> bytes:
     return hashlib.blake2b(plain.numpy(), digest_size=8).digest()
 
 
-def assert_unmoved(network: Network, before: dict[str, bytes]) -> None:
+def assert_unmoved(now: Mapping[str, bytes], before: Mapping[str, bytes]) -> None:
     """Check that what was frozen is still the same, bit for bit.
+
+    Args:
+        now: digests of all.
+        before: of what was frozen.
 
     Raises:
         FreezeContractError: it is not.
     """
-    now = digests(network) if before else {}
     if moved := [name for name, digest in before.items() if now.get(name) != digest]:
         raise FreezeContractError(f"'{moved[0]}' moved although it is frozen ({len(moved)} such).")
 
 
-def assert_ranks_equal(network: Network) -> str:
+def assert_ranks_equal(mine: Mapping[str, bytes]) -> str:
     """Check that all processes hold the same parameters and statistics, bit for bit; return the digest of them all.
+
+    Args:
+        mine: digests of all that this process holds.
 
     Raises:
         FreezeContractError: they do not, on every rank.
     """
-    mine = digests(network)
     every = gathered([mine])
     for rank, theirs in enumerate(every):
         if different := [name for name in every[0] if theirs.get(name) != every[0][name]]:

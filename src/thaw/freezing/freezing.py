@@ -12,7 +12,7 @@ from pydantic import Field
 from thaw.distributed import rewrap, share_statistics
 from thaw.errors import UserError, did_you_mean
 from thaw.freezing.contract import GroupState, assert_contract
-from thaw.freezing.digest import assert_ranks_equal, assert_unmoved, digests
+from thaw.freezing.digest import assert_ranks_equal, assert_unmoved, digests, frozen
 from thaw.model.network import BatchNormPolicy, Network
 from thaw.scheduler import GroupSchedule
 
@@ -105,12 +105,12 @@ class Freezing(L.Callback, ABC):
         # A resumed run tells the whole timeline, also the epochs of the process before it.
         stages = self.stages(groups, epoch, epochs)
         if changed := stages != self.timeline:
-            digest = self._assert_kept(trainer, network)
+            now, digest = self._assert_kept(trainer, network)
         if network.train_groups(stages[-1].groups, self.batch_norm):
             rewrap(trainer.strategy)
         network.train()
-        for frozen in [held for held in trainer.optimizers[0].state if not held.requires_grad]:
-            del trainer.optimizers[0].state[frozen]
+        for idle in [held for held in trainer.optimizers[0].state if not held.requires_grad]:
+            del trainer.optimizers[0].state[idle]
 
         self.set_rates(schedule, network, stages, steps_an_epoch(trainer))
         if set(stages[-1].groups) != set(self.last(groups, epochs)):
@@ -123,15 +123,17 @@ class Freezing(L.Callback, ABC):
             )
             checked = {"epoch": epoch, "ranks": trainer.world_size, "digest": digest}
             self.contract.append(checked | {"groups": [state.to_dict() for state in self.states]})
-            self._frozen = digests(network, frozen=True)
+            self._frozen = {name: now[name] for name in frozen(network)}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._assert_kept(trainer, pl_module.network)
 
-    def _assert_kept(self, trainer: L.Trainer, network: Network) -> str:
+    def _assert_kept(self, trainer: L.Trainer, network: Network) -> tuple[dict[str, bytes], str]:
+        """The digests of all that the network holds, and that of all ranks."""
         share_statistics(trainer.strategy)
-        assert_unmoved(network, self._frozen)
-        return assert_ranks_equal(network)
+        now = digests(network)
+        assert_unmoved(now, self._frozen)
+        return now, assert_ranks_equal(now)
 
 
 def steps_an_epoch(trainer: L.Trainer) -> int:

@@ -1,6 +1,7 @@
 """A checksum beside a file, as `sha256sum -c` reads it: a whole file is told from a damaged one."""
 
 import hashlib
+import io
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,36 +9,32 @@ from typing import BinaryIO
 
 from thaw.run.unfinished import rename, replacing
 
-# Bytes that are worth a second thread.
-LARGE = 1 << 20
 
-
-class HashingWriter:
+class HashingWriter(io.RawIOBase):
     """Passes bytes on to a file and sums them on the way: the sum is of what was meant, not of what a disk has kept."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._sum = file, hashlib.sha256()
         self._beside = ThreadPoolExecutor(1)
-        self.error: OSError | None = None  # torch would tell only that a position is not what it expects
+        self.error: OSError | None = None
 
     @property
     def digest(self) -> str:
         return self._sum.hexdigest()
 
-    def write(self, data: bytes) -> int:
-        # What is large is summed while it is written: either takes about as long as the other.
-        summed = self._beside.submit(self._sum.update, data) if len(data) >= LARGE else self._sum.update(data)
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: memoryview) -> int:
+        # Summed while it is written: either takes about as long as the other.
+        summed = self._beside.submit(self._sum.update, data)
         try:
             return self._file.write(data)
         except OSError as error:
             self.error = self.error or error
             raise
         finally:
-            if summed:
-                summed.result()  # the caller may reuse its memory
-
-    def flush(self) -> None:
-        self._file.flush()
+            summed.result()  # the caller may reuse its memory
 
 
 def sidecar(path: Path) -> Path:
@@ -51,8 +48,8 @@ def put(written: Path, path: Path, digest: str) -> None:
     Between the two renames the sidecar holds the sums of both files, the old and the new. A file without a sidecar gets
     none before it is replaced: until then nothing is known of it.
     """
-    if (sums := _sums(path)) is not None:
-        _write_sums(path, [digest, *sums])
+    if (found := sums(path)) is not None:
+        _write_sums(path, [digest, *found])
     rename(written, path)
     _write_sums(path, [digest])
 
@@ -63,18 +60,18 @@ def damage(path: Path) -> str | None:
     Without a sidecar it must be a zip file, as torch writes them, whose members fit the sums in it.
     """
     try:
-        sums = _sums(path)
+        known = sums(path)
         if not path.exists():
             return "is a link to nothing" if path.is_symlink() else "is missing"
         if not path.is_file():
             return "is a folder"
         if not path.stat().st_size:
             return "is empty"
-        if sums is None:
+        if known is None:
             with zipfile.ZipFile(path) as archive:
                 return "is damaged" if archive.testzip() else None
         with open(path, "rb") as file:
-            fits = hashlib.file_digest(file, "sha256").hexdigest() in sums
+            fits = hashlib.file_digest(file, "sha256").hexdigest() in known
         return None if fits else f"does not fit its checksum in {sidecar(path).name}: it was cut short or altered"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
@@ -82,7 +79,8 @@ def damage(path: Path) -> str | None:
         return "is broken"
 
 
-def _sums(path: Path) -> list[str] | None:
+def sums(path: Path) -> list[str] | None:
+    """What lies beside a file; None where nothing does."""
     try:
         return [line.split()[0] for line in sidecar(path).read_text(errors="replace").splitlines() if line.strip()]
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from thaw.data.datamodule import DataModule
 from thaw.data.sampler import EpochBatches
 from thaw.distributed import gathered
 from thaw.errors import NonFiniteError
+from thaw.model.network import Network
 from thaw.run.run import Run
 
 # Steps between two looks: a look waits for the device, and in several processes for all of them.
@@ -190,12 +191,17 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _not_finite(network: Any) -> str | None:
-    """The first layer group whose weights, or BatchNorm whose statistics, are not finite; one wait for the device."""
-    held = [(group, _local(p)) for group, parameters in network.groups.items() for p in parameters.values()]
+def _not_finite(network: Network) -> str | None:
+    """The first layer group whose weights, or BatchNorm whose statistics, have moved to what is not finite.
+
+    What is frozen is proven not to move. There is one wait for the device.
+    """
+    held = [(group, _local(p)) for group, ps in network.groups.items() for p in ps.values() if p.requires_grad]
     for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) and module.running_var is not None:
+        if isinstance(module, _BatchNorm) and module.training and module.running_var is not None:
             held += [(name, module.running_mean), (name, module.running_var)]
-    names, tensors = zip(*[(name, tensor.detach()) for name, tensor in held if tensor.numel()], strict=True)
-    largest = torch.stack(torch._foreach_norm(tensors, torch.inf, torch.float32)).tolist()
-    return next((name for name, value in zip(names, largest, strict=True) if not math.isfinite(value)), None)
+    held = [(name, tensor.detach()) for name, tensor in held if tensor.numel()]
+    if not held:  # of a shard
+        return None
+    largest = torch.stack(torch._foreach_norm([tensor for _, tensor in held], torch.inf, torch.float32)).tolist()
+    return next((name for (name, _), value in zip(held, largest, strict=True) if not math.isfinite(value)), None)

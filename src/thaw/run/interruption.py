@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from thaw.errors import Interrupted
-from thaw.run.checkpoint import between_steps
+from thaw.run.kept_checkpoints import LastCheckpoint, between_steps
 from thaw.run.run import Run, slurm_job
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
@@ -64,7 +64,7 @@ class Interruption(Checkpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
         if between_steps(trainer) and self._any_asked(trainer):
-            trainer.save_checkpoint(self.run.folder / "checkpoints" / "last.ckpt")
+            self._save(trainer)
             self._end()
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -79,7 +79,13 @@ class Interruption(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._any_asked(trainer):
+            last = [kept for kept in trainer.checkpoint_callbacks if isinstance(kept, LastCheckpoint)]
+            if not any(kept.is_of(trainer) for kept in last):
+                self._save(trainer)
             self._end()
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.run.folder / "checkpoints" / "last.ckpt")
 
     def _any_asked(self, trainer: L.Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
