@@ -102,19 +102,23 @@ def test_an_image_is_decoded_once_in_all_epochs_seeds_and_runs(tmp_path, opened,
 
 
 @pytest.mark.medium
-def test_stages_that_read_the_same_images_again_find_them_decoded(run_train, tmp_path, opened) -> None:
-    """Three stages, of whose frozen groups each needs activations of its own."""
+@pytest.mark.parametrize(
+    ("strategy", "after"),
+    [
+        # Three stages, of whose frozen groups each needs activations of its own.
+        (("freezing.every=3", "trainer.max_epochs=9"), ["block03", "block02", "block01"]),
+        # One, on a CPU: its threads decode at first, and then are free for the body.
+        (("freezing=linear_probe", "trainer.max_epochs=3"), ["block03"]),
+    ],
+)
+def test_what_fills_the_cache_finds_the_images_decoded(run_train, tmp_path, opened, strategy, after) -> None:
     photographs(tmp_path / "data")
     small = ("model.in_channels=3", "model.weights=none", "data.batch_size=4", "data.num_workers=0", "trainer=cpu")
-    stages = ("freezing.every=3", "trainer.max_epochs=9", "data.augment=none", "cache.dir=cache", "logger=none")
-    words = ("data=image_folder", f"data.root={tmp_path}/data", "report=none", "test=false", "trainer.max_epochs=9")
-    outcome = run_train(*words, *small, *stages)
+    words = ("data=image_folder", f"data.root={tmp_path}/data", "data.augment=none", "report=none", "test=false")
+    outcome = run_train(*words, *small, *strategy, "cache.dir=cache", "logger=none")
     assert outcome.code == 0
-    assert [entry["after"] for entry in outcome.record["features"] if entry["split"] == "train"] == [
-        "block03",
-        "block02",
-        "block01",
-    ]
+    assert [entry["after"] for entry in outcome.record["features"] if entry["split"] == "train"] == after
+    assert outcome.printed.count("images are kept decoded") == 2
     # Once for all; before that a first batch of train and of val, to see what comes of it.
     assert len(opened) <= len(set(opened)) + 2 * 4
 
