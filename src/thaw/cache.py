@@ -73,11 +73,15 @@ class Cache:
                 self._fill(name, key, fill)
             finally:
                 os.close(lock)
-            return self.find(key)
+            return self._find(key, written=True)
         return None  # what lies there is damaged, and a process that lives has it open
 
     def find(self, key: Mapping[str, Any]) -> Path | None:
         """The folder of a whole entry under exactly this key, after waiting for one that is being written."""
+        return self._find(key)
+
+    def _find(self, key: Mapping[str, Any], written: bool = False) -> Path | None:
+        """The same; where this process has just written it, without summing its files once more."""
         name = name_of(key)
         path = self.folder / name
         if name in self._held:
@@ -90,7 +94,7 @@ class Cache:
             return None
         fcntl.flock(lock, fcntl.LOCK_SH)
         seal = read_json(path / SEAL) or {}
-        if seal.get("key") != _plain(key) or not _whole(path, seal.get("files", {})):
+        if seal.get("key") != _plain(key) or not (written or _whole(path, seal.get("files", {}))):
             os.close(lock)
             return None
         with contextlib.suppress(OSError):  # a folder that this user may only read

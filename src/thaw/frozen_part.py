@@ -56,6 +56,8 @@ class FrozenPart:
         self.variants, self.size = variants, len(data.splits[split])
         self.whole = len(groups) == len(network.groups) - 1  # all of the body
         self.masked = data.by_length and not self.whole  # the rest of the network must know what is padding
+        if next(network.parameters()).device.type == "cpu":
+            data.keep(split)  # its threads open the samples at first, and then are free for the body
         order = data.in_order(split)
         self.first = order[0]
         inputs = self._inputs(self.first)
@@ -176,7 +178,7 @@ class FrozenPart:
             if self._fits(found[self.first].to(self.example.device)):
                 return found, True
             cache.discard(key)
-        if again or self.variants > 1 or self.busy:  # a CPU opens them in threads, and is then free for the body
+        if again or self.variants > 1:
             self.data.keep(self.split)
         try:
             folder = cache.entry(key, self.bytes, fill)

@@ -108,7 +108,8 @@ class Freezing(L.Callback, ABC):
             now, digest = self._assert_kept(trainer, network)
         if network.train_groups(stages[-1].groups, self.batch_norm):
             rewrap(trainer.strategy)
-        network.train()
+        if not network.training:
+            network.train()
         for idle in [held for held in trainer.optimizers[0].state if not held.requires_grad]:
             del trainer.optimizers[0].state[idle]
 
