@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
@@ -62,19 +61,17 @@ def row(name: str) -> str:
 def run_all(jobs: list[tuple], until: float = float("inf")) -> None:
     """Run the jobs, the arguments of `start`, as many at a time as there are cores; start none after `until`."""
 
-    def run(job: tuple) -> None:
+    def run(job: tuple, waiting: int) -> None:
         if time.monotonic() < until:
-            print(f"{job[2].name}: started; {len(jobs) - jobs.index(job) - 1} waiting", flush=True)
+            print(f"{job[2].name}: started; {waiting} waiting", flush=True)
             if start(*job).wait():
                 raise ChildProcessError(f"a run failed; look into {job[2]}/error.log, then run again")
 
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        try:
-            list(pool.map(run, jobs))
-        except ChildProcessError as failed:
-            sys.exit(f"error: {failed}")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = joblib.Parallel(joblib.cpu_count(), prefer="threads", batch_size=1)
+    try:
+        pool(joblib.delayed(run)(job, len(jobs) - 1 - number) for number, job in enumerate(jobs))
+    except ChildProcessError as failed:
+        sys.exit(f"error: {failed}")
 
 
 def main() -> None:

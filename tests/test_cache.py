@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from thaw import cache
 from thaw.cache import SEAL, Cache, name_of
 
 KEY = {"weights": "abc", "split": "train", "views": 1}
@@ -30,6 +31,15 @@ def test_an_entry_is_computed_once_and_found_by_another_process_object(tmp_path:
     assert first == again
     assert (again / "values.npy").read_bytes() == b"abc"
     assert len(calls) == 1
+
+
+def test_what_has_just_been_written_is_summed_once_and_again_only_by_who_finds_it(tmp_path: Path, monkeypatch) -> None:
+    summed, digest = [], cache._digest
+    monkeypatch.setattr(cache, "_digest", lambda path: summed.append(path.name) or digest(path))
+    Cache(tmp_path, 1000).entry(KEY, 3, filler(b"abc"))
+    assert summed == ["values.npy"]
+    Cache(tmp_path, 1000).find(KEY)
+    assert summed == ["values.npy"] * 2
 
 
 def test_another_key_has_another_entry(tmp_path: Path) -> None:

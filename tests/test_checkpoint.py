@@ -127,14 +127,20 @@ def test_crash_of_the_first_checkpoint_leaves_no_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_is_on_the_disk_before_it_takes_its_name_and_the_name_after(tmp_path, monkeypatch):
+@pytest.mark.parametrize("copied", [False, True])
+def test_file_is_on_the_disk_before_it_takes_its_name_and_the_name_after(tmp_path, monkeypatch, copied):
     """Without fsync before the rename, a power cut can leave the new name on an empty file; without one of the folder
     after it, the old name on nothing."""
-    order = []
+    order, files = [], AtomicCheckpointIO()
     fsync, replace = os.fsync, os.replace
+    if copied:
+        files.save_checkpoint(STATE, tmp_path / "best.ckpt")
     monkeypatch.setattr(os, "fsync", lambda fd: order.append(Path(os.readlink(f"/proc/self/fd/{fd}"))) or fsync(fd))
     monkeypatch.setattr(os, "replace", lambda a, b: order.append((Path(a), Path(b))) or replace(a, b))
-    AtomicCheckpointIO().save_checkpoint(STATE, tmp_path / "last.ckpt")
+    if copied:
+        files.copy_checkpoint(tmp_path / "best.ckpt", tmp_path / "last.ckpt")
+    else:
+        files.save_checkpoint(STATE, tmp_path / "last.ckpt")
     for written, (unfinished, path), folder in (order[:3], order[3:]):
         assert written == unfinished
         assert folder == path.parent == tmp_path

@@ -302,6 +302,13 @@ def test_a_frozen_weight_or_statistic_that_moves_in_a_fit_is_named(held: str, st
         fit(strategy, epochs=3, callbacks=[Mover()])
 
 
+def test_a_network_that_comes_in_eval_mode_trains_in_train_mode() -> None:
+    network = timm_network("resnet_glyphs", 10, dropout=0.2).eval()
+    strategy = LastN(n=1)
+    fit(strategy, epochs=1, network=network)
+    assert {state.group: state.mode for state in strategy.states}["head"] == "train"
+
+
 def test_the_rows_of_the_contract_are_those_of_the_network() -> None:
     strategy = LastN(n=1)
     module, _, _ = fit(

@@ -188,22 +188,30 @@ def test_a_rate_of_1e10_is_no_silent_success(run_train, optimizer: str, freezing
     assert "optimizer.lr" in outcome.errors
 
 
-def test_weights_that_the_last_step_of_an_epoch_has_spoilt_are_not_saved(run_train, monkeypatch) -> None:
-    step_end = FineTuner.on_train_batch_start
+@pytest.mark.parametrize(
+    ("held", "words", "told"),
+    [
+        ("conv1.weight", (), "block01"),
+        ("bn1.running_var", (), "body.layer2.0.bn1"),
+        ("bn1.running_var", ("freezing=linear_probe", "freezing.batch_norm=adapt"), "body.layer2.0.bn1"),
+    ],
+)
+def test_what_the_last_step_of_an_epoch_has_spoilt_is_not_saved(run_train, monkeypatch, held, words, told) -> None:
+    """Weights that train, and the statistics that follow the data, also those of frozen groups."""
+    begin = FineTuner.on_train_batch_start
 
     def spoil(module: FineTuner, batch: Any, batch_idx: int) -> None:
-        step_end(module, batch, batch_idx)
+        begin(module, batch, batch_idx)
         if module.current_epoch == 1 and batch_idx == STEPS - 1:
-            optimizer = module.trainer.optimizers[0]
-            optimizer.register_step_post_hook(lambda *_: spoilt(module))
+            module.trainer.optimizers[0].register_step_post_hook(lambda *_: spoilt(module))
 
     def spoilt(module: FineTuner) -> None:
-        next(iter(module.network.groups["block01"].values())).data[0] = math.nan
+        module.network.body.state_dict()[f"layer2.0.{held}"][0] = math.nan
 
     monkeypatch.setattr(FineTuner, "on_train_batch_start", spoil)
-    outcome = run_train(*QUICK, "data.batch_size=16")
-    fact = assert_stopped(outcome, f"at step {2 * STEPS} (epoch 2) the weights of 'block01' are not")
-    assert fact["group"] == "block01"
+    outcome = run_train(*QUICK, "data.batch_size=16", *words)
+    fact = assert_stopped(outcome, f"at step {2 * STEPS} (epoch 2) the weights of '{told}' are not")
+    assert fact["group"] == told
     assert_finite(outcome.folders[-1], "best", "last")
 
 

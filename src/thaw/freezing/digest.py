@@ -13,7 +13,7 @@ from thaw.model.network import Network
 
 
 def digests(module: nn.Module) -> dict[str, bytes]:
-    """Name → digest of each parameter, and of each statistic that a network keeps."""
+    """Name → digest of each parameter, and of each statistic that it keeps."""
     held = [*module.named_parameters(), *((name, held) for name, held, _ in _statistics(module))]
     return {name: _digest(tensor) for name, tensor in held}
 

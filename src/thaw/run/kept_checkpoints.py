@@ -14,7 +14,7 @@ from thaw.errors import RunError
 from thaw.run import checksum
 from thaw.run.checkpoint import AtomicCheckpointIO
 
-# Of the time that a save takes: how much work may be lost, where as much takes less time than to save it each time.
+# How many times what a save takes may pass before the next, where epochs are shorter than it.
 TIMES = 10
 
 
@@ -90,7 +90,7 @@ class LastCheckpoint(KeptCheckpoint):
     """Keeps the last epoch; one that has just been saved as the best is copied.
 
     Where batches come from the cache, an epoch may take less time than to save it. Until the last one, no more than a
-    tenth of the time then goes into saving, and a crash costs as much work as ten times a save takes.
+    tenth of the time then goes into this, and a kill costs what was done in ten times a save's time, and an epoch.
 
     Args:
         best: stands before it.
