@@ -33,7 +33,7 @@ PROBE = (
     "data.augment=none",
     "freezing=linear_probe",
 )
-# Six phases from the head to the stem, one rate for all and no warm-up, as finetuning-scheduler does it.
+# Six phases from the head to the stem, one rate for all, no warm-up and no clipping, as finetuning-scheduler does it.
 THAWS = ("head", "block06,block07", "block04,block05", "block02,block03", "block00,block01", "stem")
 EPOCHS = 30
 PHASES = ",".join(f"{{at:{n * EPOCHS // 6},groups:[{','.join(THAWS[: n + 1])}]}}" for n in range(6))
@@ -54,6 +54,7 @@ GRADUAL = (
     "scheduler=constant",
     "scheduler.warmup=0",
     f"trainer.max_epochs={EPOCHS}",
+    "trainer.gradient_clip_val=null",
 )
 SCHEDULE = ("freezing=schedule", "freezing.rewarm=0", f"freezing.phases=[{PHASES}]")
 

@@ -29,6 +29,11 @@ class ImageTransform:
     channels: int = 3
     side: int | None = None
 
+    @property
+    def draws(self) -> bool:
+        """Whether `drawn` does more than to make a tensor."""
+        return self.side is None
+
     def __call__(self, image: Image.Image) -> Tensor:
         return self.batched(self.of_a_sample(image))
 

@@ -141,9 +141,11 @@ class ImageFolder(ImageData):
     def served(self, split: Split) -> tuple[Samples, Callable[[Any], Any]]:
         if not (decoded := self._find_decoded(split)):
             return super().served(split)
-        images, samples = decoded, self.splits[split]
-        rows = [images.rows[path] for path in samples.inputs]
-        return replace(samples, inputs=rows, open=images), self._transform(split).drawn
+        samples, transform = self.splits[split], self._transform(split)
+        rows = [decoded.rows[path] for path in samples.inputs]
+        if transform.draws:
+            return replace(samples, inputs=rows, open=decoded), transform.drawn
+        return replace(samples, inputs=rows, open=decoded.tensor), torch.as_tensor
 
     def _find_decoded(self, split: Split) -> Decoded | None:
         if self.cache and split not in self._decoded and isinstance(self._transform(split), ImageTransform):
