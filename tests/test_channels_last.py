@@ -22,6 +22,8 @@ from thaw.run.checkpoint import load_checkpoint
 from thaw.scheduler import constant
 from thaw.task.classification import Classification
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
 
 def network(size: int = 64, name: str = "mobilenetv2_035") -> Any:
     torch.manual_seed(0)
@@ -40,13 +42,26 @@ def is_last(tensor: Tensor) -> bool:
 def test_image_networks_are_laid_out_so_and_no_others() -> None:
     net = network(32, "resnet_glyphs")
     assert not any(map(is_last, filters(net)))
-    net.lay_out()
+    net.lay_out(CPU)
     assert filters(net)
     assert all(map(is_last, filters(net)))
     of_sound = network()
     of_sound.preprocessing["kind"] = "waveform"
-    of_sound.lay_out()
+    of_sound.lay_out(CPU)
     assert not any(map(is_last, filters(of_sound)))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "cpu"),
+    [("resnet18", 32, False), ("resnet18", 64, True), ("mobilenetv2_035", 32, True), ("densenet121", 32, True)],
+)
+def test_a_cpu_keeps_many_filters_on_few_pixels_as_they_are(name: str, size: int, cpu: bool) -> None:
+    for device, last in ((CPU, cpu), (GPU, True)):
+        net = network(size, name)
+        net.lay_out(device)
+        assert net.channels_last is last
+        assert all(is_last(weight) is last for weight in filters(net))
+        assert is_last(net.laid_out(torch.zeros(2, 3, size, size))) is last
 
 
 def test_fsdp_which_takes_no_such_filters_gets_them_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +81,7 @@ def test_outputs_and_gradients_are_the_same_but_for_rounding() -> None:
     for last in (False, True):
         net = network().double()
         if last:
-            net.lay_out()
+            net.lay_out(CPU)
         outputs = net(inputs)
         outputs.square().sum().backward()
         found.append((outputs, *(p.grad for p in net.parameters())))
@@ -129,7 +144,7 @@ def test_the_state_of_another_layout_is_put_into_this_one_before_a_fused_step(na
                 p.grad = torch.empty_like(p, requires_grad=False).copy_(values)
             optimizer.step()
             if last and turn == 0:
-                net.lay_out()
+                net.lay_out(CPU)
                 lay_out_like_weights(optimizer)
         steps.append([p.detach().contiguous() for p in net.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*steps, strict=True))

@@ -33,7 +33,6 @@ def full() -> None:
 
     for name, make in {"ResNet-18, 32 px": images, "MiniLM, length 32": text}.items():
         network, batches = make()
-        network.lay_out()
         _assert_dropout(network, batches[0][0])
         timed = (len(batches) - 1 - WARM) * 32
 

@@ -142,6 +142,7 @@ class FrozenPart:
         return {
             "weights": _hash(*weights),
             "body": _hash(repr(self.network.body).encode()),
+            "channels_last": self.network.channels_last,
             "after": self.groups[-1],
             "data": [self.data.fingerprint, _hash(*self.data.stamps(self.split))],
             "split": self.split,

@@ -73,7 +73,7 @@ class FineTuner(L.LightningModule):
 
     def configure_model(self) -> None:
         if not isinstance(self.trainer.strategy, FSDP):  # which takes no weights laid out otherwise
-            self.network.lay_out()
+            self.network.lay_out(self.trainer.strategy.root_device)
         elif not self._sharded:
             self.trainer.strategy.shard(self.network)
             self._sharded = True

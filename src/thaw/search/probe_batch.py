@@ -60,7 +60,7 @@ class Batch:
         self._to_device, self.context = trainer.strategy.batch_to_device, trainer.precision_plugin.forward_context
         device = trainer.strategy.root_device
         self.module.to(device)
-        network.lay_out()
+        network.lay_out(device)
         self.accumulated = bare.accumulate_grad_batches
         self.steps = bare.steps_an_epoch(self.data) * self.epochs
         cache = Cache(Path(cfg.cache.dir or default_folder()), int(cfg.cache.max_gb * 1e9))

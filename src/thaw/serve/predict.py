@@ -34,7 +34,7 @@ class Predictor:
         self.task, self.top, self.batch_size = run.task, top, batch_size
         known = run.settings["trainer"].get("accelerator", "auto")
         self.fabric = Fabric(accelerator=known, devices=1, precision=run.precision)
-        run.network.lay_out()
+        run.network.lay_out(self.fabric.device)
         if not self._kinds():
             raise UserError(
                 f"predict must be of a run that answers for each sample; task '{run.task.target}' does not."
