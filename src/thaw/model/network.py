@@ -28,8 +28,8 @@ class Steps(NamedTuple):
     lengths: Tensor
 
 
-# Weights of filters for each pixel of an image; with more, channels last was slower on a CPU (ResNet-18, 26, 50 at 32 px:
-# 11,000 to 23,000), with less faster (the same and VGG at 64 px, MobileNet, EfficientNet, DenseNet at 32: 2,000 to 7,000).
+# Weights of filters for each pixel of an image. With more, channels last was slower on a CPU (ResNet-18 to 50 at 32 px:
+# 11,000 and above), with less faster (ResNet-18 at 64 px, MobileNet, EfficientNet, DenseNet at 32 px: 2,000 to 7,000).
 FILTERS_A_PIXEL = 8_000
 
 
