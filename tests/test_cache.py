@@ -1,5 +1,6 @@
 """The cache folder: whole entries under their own key alone, one writer, bounded, cleaned by age."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -105,6 +106,22 @@ def test_what_nobody_has_used_for_a_month_goes(tmp_path: Path) -> None:
     assert not old.exists()
 
 
+@pytest.mark.parametrize("left", [".{name}.0123.tmp", "{name}"])
+def test_what_a_killed_process_has_left_goes_unless_another_is_at_it(tmp_path: Path, left: str) -> None:
+    place = tmp_path / left.format(name=name_of({"number": 0}))
+    place.mkdir()
+    (place / "values.npy").write_bytes(bytes(100))
+    held = Cache(tmp_path, 10_000)
+    lock = held._open(name_of({"number": 0}))
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    held.entry(KEY, 3, filler(b"abc"))
+    assert place.is_dir()
+    os.close(lock)
+    held.entry(KEY | {"views": 2}, 3, filler(b"abc"))
+    assert not place.exists()
+    assert held.find(KEY).is_dir()
+
+
 def in_another_process(folder: Path, body: str, *words: str) -> subprocess.Popen:
     text = (
         f"from pathlib import Path\nimport sys, time\nfrom thaw.cache import Cache\nfolder = Path(sys.argv[1])\n{body}"
@@ -123,7 +140,7 @@ def test_an_entry_in_use_by_another_process_stays(tmp_path: Path) -> None:
     held.stdout.close()
     try:
         os.utime(path / SEAL, (time.time() - 40 * 86400,) * 2)
-        Cache(tmp_path, 700).entry(KEY, 600, filler(bytes(500)))
+        assert Cache(tmp_path, 700).entry(KEY, 600, filler(bytes(500))) is None  # and the bound holds
         assert path.is_dir()
     finally:
         held.kill()

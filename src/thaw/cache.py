@@ -69,7 +69,8 @@ class Cache:
                 time.sleep(0.1)
                 continue
             try:
-                self._clean(self.max_bytes - size)
+                if self._clean(self.max_bytes - size) + size > self.max_bytes:
+                    return None  # others use the rest
                 self._fill(name, key, fill)
             finally:
                 os.close(lock)
@@ -122,7 +123,11 @@ class Cache:
             return 0
 
     def _open(self, name: str) -> int:
-        return os.open(self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        path = self.folder / f"{name}.lock"
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except PermissionError:  # of another user
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _fill(self, name: str, key: Mapping[str, Any], fill: Callable[[Path], None]) -> None:
         for left in self.folder.glob(f".{name}.*.tmp"):  # of a process that was killed: this one has the lock
@@ -138,26 +143,33 @@ class Cache:
         finally:
             shutil.rmtree(written, ignore_errors=True)
 
-    def _clean(self, room: int) -> None:
-        """Remove what is old, and then what was used longest ago, until the rest fits into `room` bytes."""
+    def _clean(self, room: int) -> int:
+        """Remove what is old, and then what was used longest ago, until the rest fits into `room` bytes.
+
+        Returns:
+            Bytes of what is left; what processes use stays.
+        """
         entries = []
-        for seal in self.folder.glob(f"*/{SEAL}"):
-            with contextlib.suppress(OSError):  # another process cleans too
-                size = sum(path.stat().st_size for path in seal.parent.iterdir())
-                entries.append((seal.stat().st_mtime, size, seal.parent))
+        for path in self.folder.iterdir():
+            with contextlib.suppress(OSError):  # another process cleans too; and locks are no folders
+                size = sum(file.stat().st_size for file in path.iterdir())
+                seal = path / SEAL
+                whole = seal.exists() and not path.name.startswith(".")  # else left by a process that was killed
+                entries.append((seal.stat().st_mtime if whole else 0.0, size, path))
         total = sum(size for _, size, _ in entries)
         for used, size, path in sorted(entries):
             if total <= room and time.time() - used < MOST_DAYS * 86400:
                 break
             if path.name not in self._held and self._remove(path):
                 total -= size
+        return total
 
     def _remove(self, path: Path) -> bool:
-        lock = self._open(path.name)
+        lock = self._open(path.name.removeprefix(".").partition(".")[0])
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
-            return True
+            return not path.exists()
         except OSError:  # a process uses it
             return False
         finally:
