@@ -263,7 +263,12 @@ class Cached(L.LightningDataModule):
 
 
 def fit(
-    module: Counting, folder: Path, mode: Any = "max", every_n_steps: int | None = None, more: Sequence[L.Callback] = ()
+    module: Counting,
+    folder: Path,
+    mode: Any = "max",
+    every_n_steps: int | None = None,
+    more: Sequence[L.Callback] = (),
+    **options: Any,
 ) -> None:
     trainer = L.Trainer(
         max_epochs=len(module.accuracies),
@@ -275,6 +280,7 @@ def fit(
         callbacks=[*checkpoints(folder, "val/accuracy", mode, every_n_steps), *more],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
+        **options,
     )
     trainer.fit(module, datamodule=Cached())
 
@@ -363,6 +369,15 @@ def test_last_of_equally_good_epochs_is_the_best(tmp_path, mode):
     better, worse = (0.9, 0.5) if mode == "max" else (0.5, 0.9)
     fit(Counting([worse, better, worse, better, worse]), tmp_path, mode)
     assert load_checkpoint(tmp_path / "best.ckpt")["epoch"] == 3
+
+
+def test_an_epoch_that_was_not_validated_is_never_the_best(tmp_path):
+    """Of equal epochs the last is, and Lightning tells the metrics of an epoch until the next validation."""
+    fit(Counting([0.1, 0.9, 0.1, 0.5, 0.1]), tmp_path, check_val_every_n_epoch=2)
+    assert {name: load_checkpoint(tmp_path / f"{name}.ckpt")["epoch"] for name in ("best", "last")} == {
+        "best": 1,
+        "last": 4,
+    }
 
 
 @pytest.mark.parametrize(("every_n_steps", "steps"), [(None, 4), (3, 6), (1, 7)])

@@ -45,9 +45,19 @@ class KeptCheckpoint(ModelCheckpoint):
 class BestCheckpoint(KeptCheckpoint):
     """Keeps the best epoch, and of equal ones the last: a small validation set has many, some before the last thaw.
 
-    An epoch whose metric is not finite is never the best, also where there is no other. Its file is found again where
-    the run's directory has been moved.
+    An epoch whose metric is not finite, or that was not validated, is never the best, also where there is no other. Its
+    file is found again where the run's directory has been moved.
     """
+
+    _validated: int | None = None  # the last epoch that was; Lightning tells its metrics in those after it too
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self._validated = trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._validated == trainer.current_epoch or not self.monitor.startswith("val/"):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return ModelCheckpoint.state_dict(self)
