@@ -58,7 +58,8 @@ class Screen(Checkpoint):
         self._bar = self._progress.add_task("training", total=None)
 
     def track(self, items: Iterable[Any], total: int, description: str) -> Iterator[Any]:
-        """A second bar, for a wait within the run."""
+        """A second bar, for a wait within the run or after it."""
+        within = self._progress.live.is_started
         self._progress.start()
         bar = self._progress.add_task(description, total=total)
         try:
@@ -67,6 +68,8 @@ class Screen(Checkpoint):
                 self._progress.advance(bar)
         finally:
             self._progress.remove_task(bar)
+            if not within:
+                self._progress.stop()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps = int(trainer.estimated_stepping_batches)
