@@ -73,8 +73,10 @@ def kept(record: dict) -> list[tuple[str, str, bool]]:
             (*QUICK, "freezing=last_n", "data.augment=none", "model.dropout=0.3", "callbacks=ema"),
             [("train", "block02")],
         ),
+        ((*QUICK, "freezing=linear_probe", "data.mixup=0.8"), [("val", "block03"), ("test", "block03")]),
+        ((*PROBE, "trainer.precision=bf16-true"), [("train", "block03"), ("val", "block03"), ("test", "block03")]),
     ],
-    ids=["linear_probe", "gradual", "views", "last_n"],
+    ids=["linear_probe", "gradual", "views", "last_n", "mixup", "bf16"],
 )
 def test_a_run_is_the_same_bit_for_bit_without_the_cache(run_train, words, expected) -> None:
     kept_run = run_train(*words, "run.dir=runs/kept")
@@ -97,6 +99,22 @@ def test_text_of_any_length_gives_the_same_but_for_rounding(run_train, tmp_path:
     assert ("train", "block01" if freezing == "linear_probe" else "block00", False) in kept(record)
     assert run_train(*words, "run.dir=runs/plain", "cache=none").code == 0
     assert np.allclose(figures("kept"), figures("plain"), rtol=1e-3, atol=1e-4)
+
+
+def test_text_that_fills_all_positions_and_another_precision_are_kept_too(run_train, tmp_path: Path) -> None:
+    size = "model.options={hidden_size:16,num_hidden_layers:2,num_attention_heads:2,max_position_embeddings:8}"
+    words = (*BERT[:-1], size, "data=text_csv", write(tmp_path / "text", sentences(60)), "freezing=linear_probe")
+    words += ("logger=none", "trainer=cpu", "trainer.max_epochs=3", "cache.dir=cache", "data.batch_size=64")
+    for precision, reused in (("32-true", False), ("bf16-mixed", False), ("32-true", True)):
+        outcome = run_train(*words, f"trainer.precision={precision}")
+        assert outcome.code == 0, outcome.errors
+        assert kept(outcome.record) == [(split, "block01", reused) for split in ("train", "val", "test")]
+
+
+@pytest.mark.medium
+def test_of_a_split_of_which_only_a_part_is_read_nothing_is_kept(run_train) -> None:
+    outcome = run_train(*PROBE, "+trainer.limit_val_batches=1", "+trainer.limit_test_batches=1")
+    assert [entry[0] for entry in kept(outcome.record)] == ["train"]
 
 
 def test_the_body_runs_once_over_each_sample(run_train, forward_passes: list[int]) -> None:
@@ -133,7 +151,7 @@ def test_processes_load_for_the_cache_only_where_that_takes_longer_than_the_body
 
 
 @pytest.mark.medium
-def test_another_seed_and_another_rate_find_what_the_first_has_computed(run_train, forward_passes) -> None:
+def test_another_rate_and_another_dropout_find_what_the_first_has_computed(run_train, forward_passes) -> None:
     assert run_train(*PROBE).code == 0
     forward_passes.clear()
     outcome = run_train(*PROBE, "optimizer.lr=0.01", "model.dropout=0.2")

@@ -100,6 +100,8 @@ def test_batches_are_padded_to_their_longest_with_a_mask(tmp_path: Path, split: 
 def test_a_budget_of_tokens_bounds_every_batch(tmp_path: Path) -> None:
     data = load(write(tmp_path / "a.csv", texts(100)), max_tokens=90, max_length=36, batch_size=32)
     assert data.max_tokens == 90
+    lengths = data.lengths("train")
+    assert all(len(rows) * lengths[rows].max() <= 90 for rows in data.in_order("train"))
     for epoch in range(3):
         progress = SimpleNamespace(current=SimpleNamespace(processed=epoch))
         data.trainer = SimpleNamespace(fit_loop=SimpleNamespace(epoch_progress=progress))

@@ -49,8 +49,9 @@ class Activations:
             plain = (held.view(torch.int16) if held.dtype == torch.bfloat16 else held).numpy()
             if values is None:
                 values = np.lib.format.open_memmap(path, "w+", plain.dtype, tuple(shape))
-                with open(path, "r+b") as file:  # through a map, a full disk would end the process
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                if hasattr(os, "posix_fallocate"):  # not so on macOS
+                    with open(path, "r+b") as file:  # through a map, a full disk would end the process
+                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             if ends is None:
                 values[rows] = plain
                 continue

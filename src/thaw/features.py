@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 
 from thaw.cache import Cache
 from thaw.console import say
@@ -48,25 +48,29 @@ class FeatureCache(L.Callback):
             return
         self._stage = self.freezing.states
         network = pl_module.network
-        in_full = trainer.num_training_batches == len(self.data.batches("train"))
         left = self._epochs_left(network, trainer.current_epoch, trainer.max_epochs)
-        if in_full and left >= FEWEST_EPOCHS:
+        if self._in_full("train", [trainer.num_training_batches]) and left >= FEWEST_EPOCHS:
             last = trainer.current_epoch + left == trainer.max_epochs
-            self._offer(trainer, network, ["train", "val"], again=not last)
+            val = ["val"] if self._in_full("val", trainer.num_val_batches) else []
+            self._offer(trainer, network, ["train", *val], again=not last)
         else:
             self._clear(network)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
-            self._evaluate(trainer, pl_module.network, "val")
+            self._evaluate(trainer, pl_module.network, "val", trainer.num_val_batches)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._evaluate(trainer, pl_module.network, "test")
+        self._evaluate(trainer, pl_module.network, "test", trainer.num_test_batches)
 
-    def _evaluate(self, trainer: L.Trainer, network: Network, split: Split) -> None:
+    def _evaluate(self, trainer: L.Trainer, network: Network, split: Split, batches: Sequence[int]) -> None:
         """After the training, a body that has not trained is the same as in every other run."""
         whole = len(frozen_groups(network)) == len(network.groups) - 1
-        self._offer(trainer, network, [split] if whole else [])
+        self._offer(trainer, network, [split] if whole and self._in_full(split, batches) else [])
+
+    def _in_full(self, split: Split, batches: Sequence[int | float]) -> bool:
+        """Whether so many batches are all of a split, which `trainer.limit_…_batches` may have cut."""
+        return split in self.data.splits and sum(batches) == len(self.data.batches(split))
 
     def _clear(self, network: Network) -> None:
         self.data.ready.clear()
@@ -83,17 +87,22 @@ class FeatureCache(L.Callback):
         groups = frozen_groups(network)
         if len(groups) < 2 or not self.cache.max_bytes or isinstance(trainer.strategy, FSDP):
             return
+        precision = trainer.precision_plugin
+
+        def on_device(batch: Any) -> Any:
+            return trainer.strategy.batch_to_device(precision.convert_input(batch))
+
         for split in splits:
-            if split not in self.data.splits:
-                continue
+            stage, trainer.state.stage = trainer.state.stage, RunningStage.VALIDATING  # nothing is mixed into it
             try:
                 began, said = time.monotonic(), f"features of {split} after {groups[-1]}"
-                on_device, context = trainer.strategy.batch_to_device, trainer.precision_plugin.forward_context
-                part = FrozenPart(network, groups, self.data, split, on_device, context)
+                part = FrozenPart(network, groups, self.data, split, on_device, precision.forward_context)
                 activations, reused = part.kept(self.cache, self.track, again)
             except NoCutError as reason:
                 self._tell(f"{said}: computed in every epoch, because {reason}")
                 continue
+            finally:
+                trainer.state.stage = stage
             size = megabytes(part.bytes)
             if activations is None:
                 self._tell(

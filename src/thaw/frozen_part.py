@@ -48,9 +48,8 @@ class FrozenPart:
         self.on_device, self.context = on_device, context
         variants = data.variants if split == "train" else 1
         if variants is None:
-            raise NoCutError(
-                "augmentation draws train anew in each of them; with data.augment=none or data.views=4 they would not"
-            )
+            advice = f"; {data.steady_with} would leave it as it is" if data.steady_with else ""
+            raise NoCutError(f"train is drawn anew in each of them{advice}")
         if data.targets.kind not in WHOLE:
             raise NoCutError("the task asks for more than one answer a sample")
         self.variants, self.size = variants, len(data.splits[split])
@@ -93,9 +92,15 @@ class FrozenPart:
 
     def _assert_blind_to_padding(self, inputs: Mapping[str, Tensor]) -> None:
         """Batches differ from epoch to epoch, and with them what a sample is padded to."""
-        longer = {name: torch.nn.functional.pad(v, (0, 8)) if v.ndim == 2 else v for name, v in inputs.items()}
-        found = self._activations(longer)
-        if (found - self.example).abs().max() > 1e-3 * self.example.abs().max():
+        shorter, added = inputs, 8
+        if "attention_mask" in inputs:  # of text, for which a network may have no position more than there are
+            steps = inputs["attention_mask"].shape[1]
+            kept = max(1, steps - added)
+            shorter, added = {name: v[:, :kept] for name, v in inputs.items()}, max(1, steps - kept)
+        longer = {name: torch.nn.functional.pad(v, (0, added)) if v.ndim == 2 else v for name, v in shorter.items()}
+        one = self.example if shorter is inputs else self._activations(shorter)
+        other = self._activations(longer)
+        if (one - other).abs().max() > 1e-3 * one.abs().max():
             raise NoCutError("they read padding")
 
     @property
@@ -138,6 +143,8 @@ class FrozenPart:
         weights = [digest for module in modules for digest in digests(module).values()]
         lengths = self.data.lengths(self.split)
         device = self.example.device
+        with self.context():
+            autocast = torch.is_autocast_enabled(device.type) and str(torch.get_autocast_dtype(device.type))
         chip = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         return {
             "weights": _hash(*weights),
@@ -150,6 +157,7 @@ class FrozenPart:
             "lengths": None if lengths is None else _hash(np.ascontiguousarray(lengths).tobytes()),
             "shape": self.shape,
             "dtype": str(self.example.dtype),
+            "autocast": autocast,
             "batch_size": self.data.batch_size,
             "machine": [torch.__version__, device.type, chip, torch.get_num_threads()],
         }
@@ -215,4 +223,4 @@ def _hash(*contents: bytes) -> str:
 
 def _bytes(inputs: Inputs) -> list[bytes]:
     values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
-    return [value.cpu().contiguous().numpy().tobytes() for value in values]
+    return [value.cpu().contiguous().view(torch.uint8).numpy().tobytes() for value in values]  # also of bfloat16

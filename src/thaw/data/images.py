@@ -68,6 +68,9 @@ class ImageData(DataModule):
         mixes += [v2.CutMix(alpha=cutmix, num_classes=len(self.classes))] if cutmix else []
         self._mix = v2.RandomChoice(mixes) if mixes else None
         self.variants = None if mixes else 1 if augment == "none" else views
+        steady = ["data.mixup=0 data.cutmix=0"] * bool(mixes)
+        steady += ["data.augment=none or data.views=4"] * (augment != "none" and views is None)
+        self.steady_with = " ".join(steady)
 
     @property
     def network_arguments(self) -> dict[str, Any]:

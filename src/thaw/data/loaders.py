@@ -29,6 +29,8 @@ class Loaders(L.LightningDataModule):
     max_tokens: int | None = None
     #: How many variants of a training sample there are: 1 without augmentation, None where every epoch draws anew.
     variants: int | None = None
+    #: What to write for training samples that are the same in every epoch, where they are not.
+    steady_with = ""
 
     splits: dict[str, Samples]
     targets: Targets
@@ -139,9 +141,15 @@ class Loaders(L.LightningDataModule):
         return self._loader_of(samples, order, workers)
 
     def _unshuffled(self, split: Split, variant: int) -> EpochBatches:
-        lengths = self.lengths(split) if self.by_length else None
-        size = len(self.splits[split])
-        return EpochBatches(size, self.batch_size, self.seed, shuffle=False, epoch=lambda: variant, lengths=lengths)
+        return EpochBatches(
+            len(self.splits[split]),
+            self.batch_size,
+            self.seed,
+            shuffle=False,
+            epoch=lambda: variant,
+            lengths=self.lengths(split) if self.by_length else None,
+            max_tokens=self.max_tokens,
+        )
 
     def batch(self, split: Split, keys: Sequence[Key]) -> tuple[Any, Tensor]:
         """The batch of these samples, loaded here and now."""

@@ -113,6 +113,7 @@ class Speech(DataModule):
 
     def _fix_variants(self, masks: bool) -> None:
         self.variants = None if masks or self.time_shift or self.noise is not None else 1
+        self.steady_with = "data.time_shift=0 data.noise=null" + " data.spec_augment=false" * masks
 
     def for_image(self, size: int, mean: list[float], std: list[float], **_: Any) -> None:
         self._fix_variants(masks=self.spec_augment)

@@ -184,6 +184,7 @@ class Text(DataModule):
         hide = TokenDropout(self.token_dropout, tokenizer.mask_id, tokenizer.special_ids)
         self.transforms = {"train": hide if self.token_dropout else _as_it_is, "eval": _as_it_is}
         self.variants = None if self.token_dropout or self.epoch_size else 1
+        self.steady_with = "data.streaming=false" if self.epoch_size else "data.token_dropout=0"
         self._lengths = {}
         for split, samples in self.splits.items():
             rows = samples.inputs

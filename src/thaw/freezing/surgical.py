@@ -78,7 +78,7 @@ def relative_gradient_norms(trainer: L.Trainer, module: L.LightningModule, batch
     network.train_groups(network.groups)
     network.train(False)
     for batch in islice(loader, batches):
-        inputs, targets = trainer.strategy.batch_to_device(batch)
+        inputs, targets = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
         # Not compiled: of a network that all trains, a few batches would not be worth it.
         with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
             loss = module.task.loss(network(inputs), targets)

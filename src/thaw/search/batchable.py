@@ -54,8 +54,8 @@ def refusals(module: FineTuner, freezing: Freezing, data: DataModule) -> list[st
         found.append("freezing must be linear_probe with search=probe. Write freezing=linear_probe.")
     if data.variants is None or not isinstance(data.batches("train"), EpochBatches):
         found.append(
-            "data must be the same in every epoch with search=probe, or in the variants of data.views. Write "
-            "data.augment=none, or of text data.token_dropout=0, of speech data.time_shift=0 data.spec_augment=false."
+            "data must be the same in every epoch with search=probe, or come in a known number of variants. Write "
+            f"{data.steady_with or 'search=grid'}."
         )
     head = network.head
     if data.targets.kind not in WHOLE or not isinstance(head, Head) or head.linear.bias is None:
