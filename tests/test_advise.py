@@ -127,7 +127,7 @@ def test_the_bundled_weights_are_near_to_digits_and_random_ones_are_not() -> Non
     assert sum(found.samples) == 200
     other = Bench.of(composed(*DIGITS, "model.weights=none"))
     assert measure("resnet", other, network).untrained is None
-    assert measure("resnet", other, network).similarity == 0
+    assert math.isnan(measure("resnet", other, network).similarity)
     assert measure("resnet", other, network).logme < found.logme
 
 
@@ -146,6 +146,12 @@ def test_few_labels_near_the_pretraining_begin_with_a_probe() -> None:
     assert chosen(replace(NEAR, untrained=0.89))["freezing"] == "none"
     assert chosen(replace(NEAR, pretrained=False, untrained=None))["freezing"] == "none"
     assert chosen(replace(NEAR, parameters=300_000_000))["freezing"] == "lora"
+
+
+def test_a_similarity_that_was_not_measured_is_not_taken_for_none() -> None:
+    found = {choice.setting: choice for choice in rules.choose(replace(NEAR, untrained=None))}
+    assert found["optimizer.lr"].value == NEAR.lr
+    assert "not known" in found["optimizer.lr"].reason
 
 
 def test_far_from_the_pretraining_the_rate_is_larger() -> None:

@@ -1,6 +1,5 @@
 """What is measured before anything is recommended, on training and validation alone."""
 
-import copy
 import math
 from dataclasses import dataclass
 
@@ -53,10 +52,10 @@ class Evidence:
     def similarity(self) -> float:
         """Share of what random features leave open that the pretrained ones solve: 0 is none of it, 1 is all.
 
-        How near the task is to the pretraining, whatever its own difficulty.
+        How near the task is to the pretraining, whatever its own difficulty; NaN where there are no random ones.
         """
         if self.untrained is None:
-            return 0.0
+            return math.nan
         return (self.probe - self.untrained) / max(1 - self.untrained, 1 / self.val_samples)
 
     @property
@@ -83,7 +82,7 @@ def measure(model: str, bench: Bench, untrained: Network | None) -> Evidence:
     }
     random = None
     if network.pretrained and untrained is not None:
-        other = copy.copy(bench).with_network(untrained)
+        other = bench.with_network(untrained)
         random_train, random_val = other.features("train"), other.features("val")
         bench.tell("probe on random features")
         random = _accuracy(probe(random_train, random_val.values), random_val)

@@ -69,21 +69,21 @@ RULES: Sequence[Rule] = (
         "freezing",
         lambda e: True,
         lambda e: "none",
-        "{size:,} labels, similarity {similarity:.2f}: tuning everything gains over frozen features",
+        "{size:,} labels, {similarity}: tuning everything gains over frozen features",
         "arXiv:1805.08974, arXiv:1411.1792",
     ),
     Rule(
         "optimizer.lr",
         lambda e: e.pretrained and e.similarity < NEAR,
         lambda e: 3 * e.lr,
-        "similarity {similarity:.2f}: far from the pretraining, so the body has to move; three times the model's own",
+        "{similarity}: far from the pretraining, so the body has to move; three times the model's own",
         "arXiv:2002.11770",
     ),
     Rule(
         "optimizer.lr",
         lambda e: True,
         lambda e: e.lr,
-        "similarity {similarity:.2f}: the model's own rate",
+        "{similarity}: the model's own rate",
         "arXiv:2002.11770",
     ),
     Rule(
@@ -127,8 +127,9 @@ class Choice:
 def choose(evidence: Evidence, rules: Sequence[Rule] = RULES) -> list[Choice]:
     """For each setting the first rule that holds."""
     chosen: dict[str, Choice] = {}
+    similarity = "similarity not known" if evidence.untrained is None else f"similarity {evidence.similarity:.2f}"
     known: Mapping[str, Any] = vars(evidence) | {
-        "size": evidence.size, "similarity": evidence.similarity, "classes": len(evidence.samples),
+        "size": evidence.size, "similarity": similarity, "classes": len(evidence.samples),
     }  # fmt: skip
     for rule in rules:
         if rule.setting not in chosen and rule.holds(evidence):

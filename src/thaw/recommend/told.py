@@ -50,7 +50,7 @@ def remarks(evidence: Evidence) -> list[str]:
             f"[yellow]The classes are unequal.[/] The most frequent has {evidence.imbalance:.0f} times the samples "
             "of the rarest, and accuracy hides the rare: write monitor=val/f1, or task.class_weights=balanced."
         )
-    if evidence.pretrained and evidence.untrained is not None and evidence.similarity < evidence.noise:
+    if evidence.pretrained and evidence.similarity < evidence.noise:
         found.append(
             "[yellow]The pretrained features are no better than random ones.[/] Are inputs prepared as in the "
             "pretraining? Another model may suit this data."
