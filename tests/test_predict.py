@@ -216,12 +216,16 @@ def test_what_cannot_be_predicted_is_told_in_words(run_train, run_script, stoppe
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     old = shutil.copytree(folder, tmp_path / "runs" / "old")
     record = json.loads((old / "run.json").read_text())
+    own = shutil.copytree(folder, tmp_path / "runs" / "own")
+    record["inputs"] = {"preprocessing": record["inputs"]["preprocessing"]}  # of a DataModule that tells no more
+    (own / "run.json").write_text(json.dumps(record))
     del record["inputs"]
     (old / "run.json").write_text(json.dumps(record))
     for arguments, said in (
         ((tmp_path / "nothing", "a.png"), "there is no run.json"),
         ((stopped, "a.png"), "is interrupted"),
         ((old, "a.png"), "run.json must say under 'inputs'"),
+        ((own, "a.png"), "Let `inputs` of its DataModule"),
         ((folder, "b.png"), "there is no 'b.png'"),
         ((folder, "empty"), "'empty' has none"),
         ((folder, "words.txt"), "INPUT must be of the kind that the run was trained on (.jpg"),

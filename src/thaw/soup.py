@@ -72,7 +72,7 @@ def greedy_soup(runs: Sequence[Path], out: Path) -> Soup:
     for run in runs[1:]:
         _assert_same(runs[0], read[runs[0]], run, read[run])
     pairs = [(run, "best") for run in runs] if len(runs) > 1 else [(runs[0], "best"), (runs[0], "last")]
-    restored = restore(runs[0])
+    restored = restore(runs[0], weights=False)
     sign = 1 if restored.mode == "max" else -1
 
     def rank(value: float) -> float:

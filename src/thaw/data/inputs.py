@@ -45,6 +45,11 @@ def inputs_of(known: Any, target: str) -> "Inputs":
     Raises:
         UserError: the record tells no such kind.
     """
+    if isinstance(known, dict) and "medium" not in known:
+        raise UserError(
+            "The run's kind of data must tell how a single sample is prepared, and it does not. Let `inputs` of its "
+            "DataModule give what that of data/images.py, text.py or speech.py gives, and run again."
+        )
     try:
         known = TypeAdapter(Known).validate_python(known, strict=True)
         return KINDS[known["medium"]](known, target)

@@ -82,7 +82,7 @@ def example_inputs(preprocessing: Mapping[str, Any], count: int) -> Any:
         ids += ids >= tokenizer.pad_id
         mask = torch.ones_like(ids)
         for row in range(1, count):
-            mask[row, length - row % 6 :] = 0 if row % 6 else 1
+            mask[row, length - row % 6 :] = 0
         return {"input_ids": ids.masked_fill(mask == 0, tokenizer.pad_id), "attention_mask": mask}
     extract, rate = preprocessing["extract"], preprocessing["sampling_rate"]
     waves = [torch.randn(rate // 2 + 100 * row, generator=generator) * 0.1 for row in range(count)]

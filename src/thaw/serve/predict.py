@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from thaw.data.inputs import Inputs
 from thaw.errors import UserError, first_line
@@ -96,11 +96,8 @@ class Predictor:
     def _answers(self, prepared: Sequence[Any]) -> list[Row]:
         batch = self.fabric.to_device((self.inputs.collate(prepared), self.inputs.steps(prepared)))
         with torch.inference_mode():
-            answers = self.task.answers(self._float(self.network(batch[0])), batch[1])
+            answers = self.task.answers(self.network(batch[0]), batch[1])
         return [self._ranked(answer) for answer in answers] if self._ranks else answers
-
-    def _float(self, outputs: Any) -> Any:
-        return outputs if isinstance(outputs, Tensor) else (outputs[0], outputs[1])
 
     def _ranked(self, answer: Row) -> Row:
         each = {name.partition("/")[2]: share for name, share in answer.items() if name.startswith("probability/")}
