@@ -41,7 +41,8 @@ def main() -> None:
             "[yellow]These data have no test split: all samples were measured, also those a run may have trained on.[/]"
         )
     if arguments.out:
-        say(f"Written: {arguments.out}/evaluation.json, {arguments.out}/predictions.csv")
+        names = ("evaluation.json", "predictions.csv", "per_class.csv")
+        say(f"Written: {', '.join(str(path) for name in names if (path := arguments.out / name).is_file())}")
 
 
 if __name__ == "__main__":

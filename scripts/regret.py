@@ -1,8 +1,8 @@
 """How far scripts/advise.py stays behind an exhaustive search, in points, as the table of the README.
 
-`THAW_DATA=… THAW_WEIGHTS=… python scripts/regret.py [--only digits-100 …] [--minutes 60]`: a grid of every freezing
-strategy at four rates on one seed, its best by validation and the advised command on three. What is finished is not run
-again, so that it can be stopped and gone on with; after `--minutes` no further run is started.
+`THAW_DATA=… THAW_WEIGHTS=… python scripts/regret.py [--only digits-100 …] [--minutes 60]`: a grid of the
+strategies of scripts/strategies.py at four rates on one seed, its best by validation and the advised command on three.
+What is finished is not run again, so that it can be stopped and gone on with; after `--minutes` none is started.
 """
 
 import argparse

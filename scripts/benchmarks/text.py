@@ -54,7 +54,7 @@ def _epoch(data: Text, epoch: int, by_length: bool) -> Iterator[Batch]:
     order = EpochBatches(
         len(lengths), BATCH_SIZE, 0, shuffle=True, epoch=lambda: epoch, lengths=lengths if by_length else None
     )
-    return iter(data._loader("train", order))
+    return iter(data._loader_of(data._transformed("train"), order, workers=0))
 
 
 def _to_longest(batch: Batch) -> Batch:

@@ -125,7 +125,7 @@ class Network(nn.Module):
         return [group for group in self._names if group in self._trains]
 
     def features(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor | Steps:
-        """The head's input (batch, width), or one for each step; the only cut at which activations may be cached."""
+        """The head's input (batch, width), or one for each step."""
         return self.body(self.laid_out(inputs))
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor] | Cached) -> Tensor | Steps:

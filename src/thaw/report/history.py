@@ -38,7 +38,7 @@ class History:
 
     @cached_property
     def rates(self) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-        """Layer group → epochs done, and → its learning rate then: that of its matrices, as of its vectors."""
+        """Layer group → epochs done, and → its learning rate then; its matrices and its vectors have the same."""
         groups = [state["group"] for state in self.states[0]["groups"]] if self.states else []
         columns = {name.removeprefix("lr/").partition("/")[0]: name for name in (self._rows[0] if self._rows else ())}
         at: dict[str, list[float]] = {}

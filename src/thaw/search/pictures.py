@@ -12,7 +12,6 @@ from thaw.report.section import Picture
 from thaw.search.compare import short
 from thaw.search.ledger import Row
 
-COLORED = 8  # curves up to which each has a color of its own
 SHADES = LinearSegmentedColormap.from_list("warming", WARMING)
 
 
