@@ -49,17 +49,37 @@ def tuner() -> FineTuner:
     return FineTuner(network(), task, lambda net: create_optimizer(net, lr=1e-2), cosine(), "train/accuracy")
 
 
-def fit(folder: Path, *callbacks: L.Callback, module: FineTuner | None = None, freezing: Any = None) -> L.Trainer:
+def fit(
+    folder: Path,
+    *callbacks: L.Callback,
+    module: FineTuner | None = None,
+    freezing: Any = None,
+    clip: float = 1.0,
+) -> L.Trainer:
     module, freezing = module or tuner(), freezing or Gradual(every=1)
     run = Run(folder)
     callbacks = (freezing, Finite(run, None), Screen(freezing, "train/accuracy"), *callbacks)
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=3, callbacks=list(callbacks), logger=False, default_root_dir=folder,
-        gradient_clip_val=1.0, limit_val_batches=0, **TRAINER,
+        gradient_clip_val=clip, limit_val_batches=0, **TRAINER,
     )  # fmt: skip
     lean(trainer, module)
     trainer.fit(module, batches(), batches(1))
     return trainer
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3])
+def test_gradients_are_clipped_as_by_torch_and_their_norms_computed_once(tmp_path: Path, monkeypatch, clip) -> None:
+    ours, torchs = tuner(), tuner()
+    with monkeypatch.context() as once:
+        once.setattr("torch.nn.utils.clip_grad._get_total_norm", None)
+        fit(tmp_path / "ours", module=ours, clip=clip)
+    monkeypatch.setattr(FineTuner, "configure_gradient_clipping", L.LightningModule.configure_gradient_clipping)
+    fit(tmp_path / "torchs", module=torchs, clip=clip)
+    begun = tuner().state_dict()
+    assert any(not torch.equal(value, begun[name]) for name, value in ours.state_dict().items())
+    for name, value in torchs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-6, atol=1e-8)
 
 
 class Watch(L.Callback):

@@ -6,7 +6,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
 from thaw.distributed import FSDP
@@ -31,7 +33,12 @@ class FineTuner(L.LightningModule):
         config: the resolved configuration, as plain containers, stored in every checkpoint.
         regularization: its penalty is added to what is minimised; `train/loss` stays the task's own, so that curves
             with and without it compare, and the penalty is told as `train/penalty`.
+
+    Attributes:
+        gradient_norms: of each gradient of a step (parameters,), where they are known before it is clipped.
     """
+
+    gradient_norms: Tensor | None = None
 
     def __init__(
         self,
@@ -99,6 +106,16 @@ class FineTuner(L.LightningModule):
         for group in optimizer.param_groups:  # as torch does it, without its records for a profiler
             for parameter in group["params"]:
                 parameter.grad = None
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        norms, self.gradient_norms = self.gradient_norms, None
+        if norms is None or not gradient_clip_val or gradient_clip_algorithm == GradClipAlgorithmType.VALUE:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:  # as torch does it, which would compute the norms once more
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            clip_grads_with_norm_(parameters, gradient_clip_val, torch.linalg.vector_norm(norms))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, penalty = self._step("train", batch)[0], self.regularization.penalty(self.network)

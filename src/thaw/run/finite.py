@@ -72,6 +72,8 @@ class Finite(L.Callback):
         held = [(group["name"], p.grad) for group in optimizer.param_groups for p in group["params"]]
         groups, gradients = zip(*[(name, _local(grad)) for name, grad in held if grad is not None], strict=True)
         seen = torch.stack([*self._losses, *torch._foreach_norm(gradients, 2, torch.float32)])
+        if not any(isinstance(grad, DTensor) for _, grad in held):  # else these are norms of shards
+            pl_module.gradient_norms = seen[len(self._losses) :]
         lr = max(group["lr"] for group in optimizer.param_groups)
         number = trainer.global_step + 1
         self._steps.append(Step(number, trainer.current_epoch, self._batches, lr, seen, list(groups)))
