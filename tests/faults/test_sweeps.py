@@ -100,7 +100,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(sweep, tmp_path: Path) -> N
     records = {path: path.read_bytes() for path in (tmp_path / "sweep").glob("*/run.json") if done(path)}
     time.sleep(1.5)  # what ran saves its state when the sweep is gone
     outcome = sweep("seed=0,1,2,3,4,5", change=change)
-    assert outcome.code == 0
+    assert outcome.code == 0, [(row["status"], row.get("reason")) for row in ledger(tmp_path)]
     assert len(list((tmp_path / "sweep").glob("*/run.json"))) == 6
     assert {row["status"] for row in ledger(tmp_path)} == {"finished"}
     assert len(ledger(tmp_path)) == 6
