@@ -106,11 +106,15 @@ def test_what_nobody_has_used_for_a_month_goes(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-@pytest.mark.parametrize("left", [".{name}.0123.tmp", "{name}"])
+@pytest.mark.parametrize("left", [f".{{name}}.{'0' * 32}.tmp", "{name}"])
 def test_what_a_killed_process_has_left_goes_unless_another_is_at_it(tmp_path: Path, left: str) -> None:
     place = tmp_path / left.format(name=name_of({"number": 0}))
     place.mkdir()
     (place / "values.npy").write_bytes(bytes(100))
+    others = [tmp_path / name for name in ("photographs", ".git", f"{'0' * 24}.old", f".{'0' * 24}.tmp")]
+    for folder in others:  # of a user who keeps the cache among them
+        folder.mkdir()
+        (folder / "own.txt").write_bytes(bytes(20_000))
     held = Cache(tmp_path, 10_000)
     lock = held._open(name_of({"number": 0}))
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -120,6 +124,20 @@ def test_what_a_killed_process_has_left_goes_unless_another_is_at_it(tmp_path: P
     held.entry(KEY | {"views": 2}, 3, filler(b"abc"))
     assert not place.exists()
     assert held.find(KEY).is_dir()
+    assert all((folder / "own.txt").exists() for folder in others)
+
+
+def test_an_entry_of_another_user_is_read(tmp_path: Path, monkeypatch) -> None:
+    path = Cache(tmp_path, 1000).entry(KEY, 3, filler(b"abc"))
+    opened = os.open
+
+    def refused(place: Path, flags: int, *mode: int, **named: int) -> int:
+        if str(place).endswith(".lock") and flags & os.O_RDWR:
+            raise PermissionError(place)
+        return opened(place, flags, *mode, **named)
+
+    monkeypatch.setattr(cache.os, "open", refused)
+    assert Cache(tmp_path, 1000).find(KEY) == path
 
 
 def in_another_process(folder: Path, body: str, *words: str) -> subprocess.Popen:

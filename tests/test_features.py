@@ -213,6 +213,12 @@ def test_what_moves_is_not_kept(run_train, words: str) -> None:
 
 
 @pytest.mark.medium
+def test_a_system_that_cannot_set_room_aside_keeps_them_too(run_train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("thaw.activations.os.posix_fallocate")
+    assert len(kept(run_train(*PROBE).record)) == 3
+
+
+@pytest.mark.medium
 def test_a_disk_that_is_full_stops_no_run(run_train, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

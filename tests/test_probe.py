@@ -143,8 +143,8 @@ def test_each_view_of_a_sample_is_that_of_its_epoch(sweep, run_train, tmp_path: 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.augment=default", "data must be the same in every epoch with search=probe"),
-        ("data.mixup=0.2", "data must be the same in every epoch with search=probe"),
+        ("data.augment=default", "Write data.augment=none or data.views=4."),
+        ("data.mixup=0.2", "Write data.mixup=0 data.cutmix=0."),
         ("freezing=gradual", "freezing must be linear_probe with search=probe"),
         ("freezing.batch_norm=adapt", "freezing must be linear_probe with search=probe"),
         ("regularization=l2_sp", "regularization must be none with search=probe"),

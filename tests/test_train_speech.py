@@ -70,6 +70,20 @@ def test_sounds_are_classified(run_train, tmp_path: Path, model: tuple[str, ...]
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("freezing", ["surgical", "linear_probe"])
+def test_log_mel_images_are_read_in_the_precision_of_the_weights(run_train, tmp_path: Path, freezing: str) -> None:
+    folders(tmp_path / "data", count=6)
+    words = ("data=speech_folder", "data.root=data", "data.val_size=0.25", "model=resnet")
+    words += (*QUICK, f"freezing={freezing}")
+    outcome = run_train(*words, "trainer.precision=bf16-true", "trainer.max_epochs=3", "cache.dir=cache")
+    assert outcome.code == 0, outcome.errors
+    if freezing == "linear_probe":
+        assert "data.time_shift=0" in outcome.printed  # and not what images would need
+        assert "data.views" not in outcome.printed
+        assert {entry["split"] for entry in outcome.record["features"]} == {"val", "test"}
+
+
+@pytest.mark.medium
 def test_random_weights_that_are_kept_frozen_are_told(run_train, tmp_path: Path) -> None:
     folders(tmp_path / "data", count=6)
     data = ("data=speech_folder", "data.root=data", "data.val_size=0.25", *QUICK, "trainer.max_epochs=1")

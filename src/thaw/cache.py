@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -17,6 +18,8 @@ from thaw.run.lock import read_json
 
 # Written last: an entry without it is none.
 SEAL = "entry.json"
+# What `Cache` names its folders, and those that it has not filled yet: a user's own beside them are not its business.
+OWN = re.compile(r"(?P<whole>[0-9a-f]{24})|\.(?P<unfinished>[0-9a-f]{24})\.[0-9a-f]{32}\.tmp")
 # Days without use after which an entry goes, however much room there is.
 MOST_DAYS = 30
 # Of the room on the disk, what is left to everything else.
@@ -151,21 +154,23 @@ class Cache:
         """
         entries = []
         for path in self.folder.iterdir():
-            with contextlib.suppress(OSError):  # another process cleans too; and locks are no folders
+            if not (own := OWN.fullmatch(path.name)):
+                continue
+            with contextlib.suppress(OSError):  # another process cleans too
                 size = sum(file.stat().st_size for file in path.iterdir())
                 seal = path / SEAL
-                whole = seal.exists() and not path.name.startswith(".")  # else left by a process that was killed
-                entries.append((seal.stat().st_mtime if whole else 0.0, size, path))
-        total = sum(size for _, size, _ in entries)
-        for used, size, path in sorted(entries):
+                sealed = own["whole"] and seal.exists()  # else left by a process that was killed
+                entries.append((seal.stat().st_mtime if sealed else 0.0, size, path, own["whole"] or own["unfinished"]))
+        total = sum(size for _, size, *_ in entries)
+        for used, size, path, name in sorted(entries):
             if total <= room and time.time() - used < MOST_DAYS * 86400:
                 break
-            if path.name not in self._held and self._remove(path):
+            if path.name not in self._held and self._remove(path, name):
                 total -= size
         return total
 
-    def _remove(self, path: Path) -> bool:
-        lock = self._open(path.name.removeprefix(".").partition(".")[0])
+    def _remove(self, path: Path, name: str) -> bool:
+        lock = self._open(name)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)

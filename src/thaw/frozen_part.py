@@ -48,7 +48,7 @@ class FrozenPart:
         self.on_device, self.context = on_device, context
         variants = data.variants if split == "train" else 1
         if variants is None:
-            advice = f"; {data.steady_with} would leave it as it is" if data.steady_with else ""
+            advice = f"; not so with {data.steady_with}" if data.steady_with else ""
             raise NoCutError(f"train is drawn anew in each of them{advice}")
         if data.targets.kind not in WHOLE:
             raise NoCutError("the task asks for more than one answer a sample")

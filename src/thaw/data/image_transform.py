@@ -11,6 +11,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from thaw.errors import UserError
 
+# All that is left to do to an image in which nothing is drawn.
+TENSOR = v2.PILToTensor()
+
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -32,7 +35,7 @@ class ImageTransform:
     @property
     def draws(self) -> bool:
         """Whether `drawn` does more than to make a tensor."""
-        return self.side is None
+        return self.drawn is not TENSOR
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.batched(self.of_a_sample(image))
@@ -76,17 +79,15 @@ def image_transforms(
     resize = [*colour, v2.Resize(round(size / crop_pct), interpolation=mode), v2.CenterCrop(size)]
     vary = [v2.RandomResizedCrop(size, scale=(min_crop, 1.0), interpolation=mode)]
     vary += [v2.RandomHorizontalFlip()] if flip else []
-    tensor, normalised = [v2.PILToTensor()], Normalised(mean, std)
+    normalised = Normalised(mean, std)
     # What is erased is 0 after the normalisation, and another patch in each sample: that cannot wait for the batch.
-    erase = [v2.RandAugment(interpolation=mode), *tensor, normalised, v2.RandomErasing(0.25)]
+    erase = [v2.RandAugment(interpolation=mode), TENSOR, normalised, v2.RandomErasing(0.25)]
     fixed, drawn = {
-        "none": (resize, tensor),
-        "default": (colour, [*vary, *tensor]),
-        "strong": (colour, [*vary, *erase]),
+        "none": (resize, TENSOR),
+        "default": (colour, v2.Compose([*vary, TENSOR])),
+        "strong": (colour, v2.Compose([*vary, *erase])),
     }[augment]
     return {
-        "train": ImageTransform(
-            v2.Compose(fixed), v2.Compose(drawn), normalised, channels, size if augment == "none" else None
-        ),
-        "eval": ImageTransform(v2.Compose(resize), v2.Compose(tensor), normalised, channels, size),
+        "train": ImageTransform(v2.Compose(fixed), drawn, normalised, channels, size if augment == "none" else None),
+        "eval": ImageTransform(v2.Compose(resize), TENSOR, normalised, channels, size),
     }
