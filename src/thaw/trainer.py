@@ -114,7 +114,8 @@ class Trainer(L.Trainer):
 def compile_in_place(network: Network, dynamic: bool) -> None:
     """Let the network run as compiled code from the next call on; no parameter gets another name.
 
-    A thaw changes what requires a gradient, and the next step is compiled for that.
+    A thaw changes what requires a gradient, and the next step is compiled for that. Dropout then draws other numbers
+    than in the plain network, after a resume the same.
 
     Args:
         dynamic: whether one code is to serve inputs of all sizes, rather than one for each size. Left to itself torch
